@@ -1,0 +1,149 @@
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { type Account, giveTo, serverAccount } from "./account.ts";
+import { isAlive, killTree } from "./processes.ts";
+
+const PREFIX = "pg-slotsync-work-";
+
+/** What a workspace needs of its servers; PgServer is the only one. */
+export interface WorkspaceServer {
+  readonly name: string;
+  readonly dataDir: string;
+  readonly pid: number | undefined;
+  /** kills it, waits for its end, and gives back what it had reserved */
+  dispose(): Promise<void>;
+  /** the same without waiting */
+  disposeNow(): void;
+}
+
+const workspaces = new Set<Workspace>();
+
+/** A temporary folder with servers in it. Disposing of it, or the end of this process, leaves nothing behind. */
+export class Workspace {
+  readonly dir: string;
+  readonly account: Account | undefined;
+  readonly servers = new Set<WorkspaceServer>();
+
+  constructor() {
+    cleanUpOnExit();
+    this.account = serverAccount();
+    this.dir = mkdtempSync(path.join(os.tmpdir(), `${PREFIX}${process.pid}-`));
+    giveTo(this.account, this.dir);
+    workspaces.add(this);
+  }
+
+  /** Kills the servers and removes all files. */
+  async dispose(): Promise<void> {
+    await Promise.all([...this.servers].map((server) => server.dispose()));
+    this.disposeNow();
+  }
+
+  /** The same, synchronously, for a process that is ending. */
+  disposeNow(): void {
+    for (const server of this.servers) server.disposeNow();
+    removeWorkFolder(this.dir);
+    workspaces.delete(this);
+  }
+}
+
+/** The workspaces of this process that were not disposed of. */
+export function openWorkspaces(): Workspace[] {
+  return [...workspaces];
+}
+
+/** Disposes of every workspace of this process. */
+export async function disposeAll(): Promise<void> {
+  await Promise.all(openWorkspaces().map((workspace) => workspace.dispose()));
+}
+
+/**
+ * Kills the servers and removes the work folders of processes that were themselves killed before they could.
+ * Returns the folders.
+ */
+export function removeAbandoned(): string[] {
+  const removed: string[] = [];
+  for (const name of readdirSync(os.tmpdir())) {
+    if (!name.startsWith(PREFIX)) continue;
+    const owner = Number(name.slice(PREFIX.length).split("-")[0]);
+    if (isAlive(owner)) continue;
+    const folder = path.join(os.tmpdir(), name);
+    for (const server of serversIn(folder)) killTree(server);
+    removeWorkFolder(folder);
+    removed.push(folder);
+  }
+  return removed;
+}
+
+/** The process ids of the servers that run with a data folder inside `folder`. */
+export function serversIn(folder: string): number[] {
+  return dataFolders(folder).flatMap((dataDir) => {
+    const pid = Number(pidFile(dataDir)[0]);
+    return pid > 0 && isAlive(pid) && runsWith(pid, dataDir) ? [pid] : [];
+  });
+}
+
+/** The lines of a server's `postmaster.pid`; none when it is stopped. */
+export function pidFile(dataDir: string): string[] {
+  try {
+    return readFileSync(path.join(dataDir, "postmaster.pid"), "utf8").split("\n");
+  } catch {
+    return [];
+  }
+}
+
+function dataFolders(folder: string): string[] {
+  try {
+    return readdirSync(folder).map((name) => path.join(folder, name, "data"));
+  } catch {
+    return [];
+  }
+}
+
+/** Process ids are used again: makes sure that it is this server and not somebody else's process. */
+function runsWith(pid: number, dataDir: string): boolean {
+  const { stdout } = spawnSync("ps", ["-o", "args=", "-p", String(pid)], { encoding: "utf8" });
+  if (stdout) return stdout.includes(dataDir);
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").includes(dataDir);
+  } catch {
+    return false;
+  }
+}
+
+function removeWorkFolder(folder: string): void {
+  for (const dataDir of dataFolders(folder)) removeSharedMemory(dataDir);
+  // a server that was just killed may write for a moment longer
+  rmSync(folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 20 });
+}
+
+/**
+ * A killed server leaves a small System V shared memory segment, which only its next start would remove. Systems
+ * allow a few thousand of them in all (32 on macOS), so a long series of crash tests would run out.
+ */
+function removeSharedMemory(dataDir: string): void {
+  const [, id] = pidFile(dataDir)[6]?.trim().split(/\s+/) ?? [];
+  if (id) spawnSync("ipcrm", ["-m", id], { stdio: "ignore" });
+}
+
+let cleansUpOnExit = false;
+
+function cleanUpOnExit(): void {
+  if (cleansUpOnExit) return;
+  cleansUpOnExit = true;
+  const disposeNow = () => {
+    for (const workspace of workspaces) workspace.disposeNow();
+  };
+  process.on("exit", disposeNow);
+  for (const [name, number] of [
+    ["SIGHUP", 1],
+    ["SIGINT", 2],
+    ["SIGTERM", 15],
+  ] as const) {
+    process.on(name, () => {
+      // a listener of ours keeps Node from ending by itself; somebody else's means that they will end it
+      if (process.listenerCount(name) === 1) process.exit(128 + number);
+    });
+  }
+}
