@@ -9,6 +9,7 @@ export default defineConfig({
           name: "pg",
           include: ["test/pg/**/*.test.ts", "test/scenarios/**/*.test.ts"],
           globalSetup: ["test/support/global-setup.ts"],
+          setupFiles: ["test/support/setup.ts"],
           testTimeout: 120_000,
           hookTimeout: 120_000,
         },

@@ -59,11 +59,12 @@ async function copyFolder(from: string, to: string, account: Account | undefined
   await mkdir(to, { mode: 0o700 });
   giveTo(account, to);
   if (EMPTY_FOLDERS.has(path.basename(from))) return;
-  for (const entry of await readdir(from, { withFileTypes: true })) {
+  const copies = (await readdir(from, { withFileTypes: true })).map(async (entry) => {
     const [source, copy] = [path.join(from, entry.name), path.join(to, entry.name)];
     if (entry.isDirectory()) await copyFolder(source, copy, account);
     else if (!isSkipped(entry.name)) await copyLive(source, copy, account);
-  }
+  });
+  await Promise.all(copies);
 }
 
 function isSkipped(name: string): boolean {

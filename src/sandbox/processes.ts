@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 
 // Everything here is synchronous: it also runs in process.on("exit"), where nothing else can.
 
@@ -20,12 +20,14 @@ function processRow(pid: number): ProcessRow | undefined {
   }
 }
 
+function procPids(): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number);
+}
+
 function allProcesses(): ProcessRow[] {
-  if (process.platform === "linux") {
-    return readdirSync("/proc").flatMap((name) =>
-      /^\d+$/.test(name) ? (processRow(Number(name)) ?? []) : [],
-    );
-  }
+  if (process.platform === "linux") return procPids().flatMap((pid) => processRow(pid) ?? []);
   const { stdout } = spawnSync("ps", ["-A", "-o", "pid=,ppid=,state="], { encoding: "utf8" });
   return stdout
     .split("\n")
@@ -71,4 +73,27 @@ export function killTree(pid: number): number[] {
   const victims = [...childrenOf(pid), pid];
   for (const victim of victims) signal(victim, "SIGKILL");
   return victims;
+}
+
+/**
+ * The server processes that work in a folder whose path starts so, the folder removed or not. Linux: also the
+ * children of a postmaster that is gone; elsewhere the postmasters only.
+ */
+export function serverProcessesUnder(pathPrefix: string): number[] {
+  if (process.platform === "linux")
+    return procPids().filter((pid) => workingFolder(pid).startsWith(pathPrefix));
+  const { stdout } = spawnSync("ps", ["-A", "-o", "pid=,args="], { encoding: "utf8" });
+  return stdout
+    .split("\n")
+    .filter((line) => line.includes(`postgres -D ${pathPrefix}`))
+    .map((line) => Number.parseInt(line, 10));
+}
+
+/** Every server process works in its data folder. Empty for a process that is gone or that is not ours to see. */
+function workingFolder(pid: number): string {
+  try {
+    return readlinkSync(`/proc/${pid}/cwd`);
+  } catch {
+    return "";
+  }
 }

@@ -1,11 +1,17 @@
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, statSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { type Account, giveTo, serverAccount } from "./account.ts";
-import { isAlive, killTree } from "./processes.ts";
+import { isAlive, serverProcessesUnder, signal } from "./processes.ts";
 
 const PREFIX = "pg-slotsync-work-";
+
+/** How the paths of all workspaces of this process start. */
+const ownPrefix = () => path.join(tmpRoot(), `${PREFIX}${process.pid}-`);
+
+/** Without links in it: processes are found by the true path of their folder. */
+const tmpRoot = () => realpathSync(os.tmpdir());
 
 /** What a workspace needs of its servers; PgServer is the only one. */
 export interface WorkspaceServer {
@@ -29,7 +35,7 @@ export class Workspace {
   constructor() {
     cleanUpOnExit();
     this.account = serverAccount();
-    this.dir = mkdtempSync(path.join(os.tmpdir(), `${PREFIX}${process.pid}-`));
+    this.dir = mkdtempSync(ownPrefix());
     giveTo(this.account, this.dir);
     workspaces.add(this);
   }
@@ -58,30 +64,34 @@ export async function disposeAll(): Promise<void> {
   await Promise.all(openWorkspaces().map((workspace) => workspace.dispose()));
 }
 
+/** The server processes that this process started, in whatever state its workspaces are. */
+export function ownServerProcesses(): number[] {
+  return serverProcessesUnder(ownPrefix());
+}
+
 /**
  * Kills the servers and removes the work folders of processes that were themselves killed before they could.
  * Returns the folders.
  */
 export function removeAbandoned(): string[] {
   const removed: string[] = [];
-  for (const name of readdirSync(os.tmpdir())) {
+  for (const name of readdirSync(tmpRoot())) {
     if (!name.startsWith(PREFIX)) continue;
     const owner = Number(name.slice(PREFIX.length).split("-")[0]);
     if (isAlive(owner)) continue;
-    const folder = path.join(os.tmpdir(), name);
-    for (const server of serversIn(folder)) killTree(server);
+    const folder = path.join(tmpRoot(), name);
+    if (!isOurs(folder)) continue;
+    for (const pid of serverProcessesUnder(folder + path.sep)) signal(pid, "SIGKILL");
     removeWorkFolder(folder);
     removed.push(folder);
   }
   return removed;
 }
 
-/** The process ids of the servers that run with a data folder inside `folder`. */
-export function serversIn(folder: string): number[] {
-  return dataFolders(folder).flatMap((dataDir) => {
-    const pid = Number(pidFile(dataDir)[0]);
-    return pid > 0 && isAlive(pid) && runsWith(pid, dataDir) ? [pid] : [];
-  });
+/** Whether we may remove it: another account's is its own affair. */
+function isOurs(folder: string): boolean {
+  const uid = process.getuid?.();
+  return uid === 0 || statSync(folder, { throwIfNoEntry: false })?.uid === uid;
 }
 
 /** The lines of a server's `postmaster.pid`; none when it is stopped. */
@@ -98,17 +108,6 @@ function dataFolders(folder: string): string[] {
     return readdirSync(folder).map((name) => path.join(folder, name, "data"));
   } catch {
     return [];
-  }
-}
-
-/** Process ids are used again: makes sure that it is this server and not somebody else's process. */
-function runsWith(pid: number, dataDir: string): boolean {
-  const { stdout } = spawnSync("ps", ["-o", "args=", "-p", String(pid)], { encoding: "utf8" });
-  if (stdout) return stdout.includes(dataDir);
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, "utf8").includes(dataDir);
-  } catch {
-    return false;
   }
 }
 
