@@ -1,0 +1,69 @@
+import { assertNever } from "./assert-never.ts";
+import type { Lsn } from "./lsn.ts";
+import { formatLsn } from "./lsn.ts";
+
+/** One thing to do on the standby. Data only: a dry run prints the same list that apply executes. */
+export type Action =
+  /** Create the guard of a database; runs beside the cycle, for it waits for a running-xacts record. */
+  | { kind: "create_guard"; database: string; databaseOid: number; guard: string }
+  /** Advance a guard (G1). */
+  | { kind: "advance_guard"; database: string; databaseOid: number; guard: string; to: Lsn }
+  /** Keep a temporary copy of the guard where it is now, for slots that are behind it. */
+  | { kind: "create_hold"; database: string; databaseOid: number; hold: string; from: string }
+  | { kind: "release_hold"; database: string; databaseOid: number; hold: string }
+  /** See whether this standby can load an output plugin. */
+  | { kind: "probe_plugin"; database: string; databaseOid: number; plugin: string; from: string }
+  /** Copy a failover slot out of `from`, at exactly `to` (G2b). */
+  | {
+      kind: "create";
+      slot: string;
+      database: string;
+      databaseOid: number;
+      plugin: string;
+      from: string;
+      to: Lsn;
+    }
+  /** Move our slot forward by decoding. */
+  | { kind: "advance"; slot: string; database: string; databaseOid: number; to: Lsn }
+  /** Move our slot forward by dropping it and copying the guard, which stands at `to` (G4). */
+  | {
+      kind: "replace";
+      slot: string;
+      database: string;
+      databaseOid: number;
+      plugin: string;
+      guard: string;
+      to: Lsn;
+    }
+  /** Drop our slot. */
+  | { kind: "drop"; slot: string; database: string; databaseOid: number; why: string }
+  /** Drop a slot we made for ourselves. */
+  | { kind: "drop_leftover"; slot: string };
+
+/** One line for a dry run and the log. */
+export function describeAction(action: Action): string {
+  switch (action.kind) {
+    case "create_guard":
+      return `create guard "${action.guard}" in database "${action.database}"`;
+    case "advance_guard":
+      return `advance guard "${action.guard}" to ${formatLsn(action.to)}`;
+    case "create_hold":
+      return `hold the position of guard "${action.from}" in database "${action.database}" for slots behind it`;
+    case "release_hold":
+      return `release the hold in database "${action.database}": no slot needs it`;
+    case "probe_plugin":
+      return `see whether output plugin "${action.plugin}" loads here`;
+    case "create":
+      return `create slot "${action.slot}" from "${action.from}" at ${formatLsn(action.to)}`;
+    case "advance":
+      return `advance slot "${action.slot}" to ${formatLsn(action.to)}`;
+    case "replace":
+      return `replace slot "${action.slot}" by a copy of the guard at ${formatLsn(action.to)}`;
+    case "drop":
+      return `drop slot "${action.slot}": ${action.why}`;
+    case "drop_leftover":
+      return `drop leftover slot "${action.slot}"`;
+    default:
+      return assertNever(action);
+  }
+}

@@ -1,0 +1,215 @@
+/**
+ * What is left to do once this node is a primary (I6, I8): bring every slot to its exact recorded position (I1), make those that
+ * only a guard holds, take away what is not safe, and say what the subscribers may miss. Pure; the steps are run by sync/finish.ts.
+ */
+import { assertNever } from "./assert-never.ts";
+import type { JournalState, SlotRecord } from "./journal.ts";
+import { bytesBetween, formatLsn, type Lsn, minLsn } from "./lsn.ts";
+import { isOurs } from "./ownership.ts";
+import { type StandbySlot, sameIdentity } from "./slot.ts";
+
+/** One thing to do on the new primary. */
+export type FinishStep =
+  | { kind: "keep"; record: SlotRecord; position: Lsn }
+  | { kind: "advance"; record: SlotRecord; restart: Lsn; to: Lsn }
+  | { kind: "materialise"; record: SlotRecord; from: string; to: Lsn; dropFirst: string | null }
+  | { kind: "drop"; record: SlotRecord; why: string }
+  | {
+      kind: "leave";
+      record: SlotRecord;
+      outcome: "in_use" | "moved_on" | "not_ours";
+      position: Lsn | null;
+      why: string;
+    }
+  | { kind: "none"; record: SlotRecord; why: string };
+
+export type FinishOutcome =
+  | "kept"
+  | "advanced"
+  | "materialised"
+  | "dropped"
+  | "in_use"
+  | "moved_on"
+  | "not_ours"
+  | "not_protected"
+  | "failed";
+
+/** One slot's line in the gap report. LSNs as text, for this is written to disk and shown. */
+export interface FinishedSlot {
+  name: string;
+  database: string;
+  plugin: string;
+  outcome: FinishOutcome;
+  detail: string | null;
+  /** The position the subscriber had confirmed when the old primary was last seen, and when that was (ms since the epoch). */
+  lastSeenLsn: string | null;
+  lastSeenAt: number;
+  /** Where the slot stands on this node now, or null when it does not exist. */
+  positionLsn: string | null;
+  /** Bytes of WAL that the subscriber has confirmed and this node never received: their transactions exist only there. */
+  confirmedBeyondEndBytes: number;
+}
+
+/** The gap report: how each failover slot came through the promotion. */
+export interface FinishReport {
+  finishedAt: number;
+  durationMs: number;
+  /** The end of the WAL that this node took over from the old primary. */
+  endOfWalLsn: string | null;
+  /** False when something is left that another `slotsync finish` may mend. */
+  complete: boolean;
+  slots: FinishedSlot[];
+}
+
+export interface FinishInput {
+  journal: JournalState;
+  slots: readonly StandbySlot[];
+  endOfWal: Lsn;
+}
+
+/** Decides for every slot in the journal. */
+export function planFinish(input: FinishInput): FinishStep[] {
+  return Object.values(input.journal.slots).map((record) => finishSlot(record, input));
+}
+
+function finishSlot(record: SlotRecord, input: FinishInput): FinishStep {
+  const local = input.slots.find((slot) => slot.name === record.name);
+  const confirmed = record.primaryConfirmedFlushLsn;
+  if (!local) return materialise(record, input, null);
+  if (!isOurs(local, record)) return leaveForeign(record, local);
+  if (local.activePid !== null)
+    return {
+      kind: "leave",
+      record,
+      outcome: "in_use",
+      position: local.confirmedFlushLsn,
+      why: `process ${local.activePid} is reading it already; it may receive changes again that it has confirmed`,
+    };
+  const unsafe = whyUnsafe(record, local);
+  if (unsafe) {
+    const step = materialise(record, input, unsafe);
+    return step.kind === "materialise" ? step : { kind: "drop", record, why: unsafe };
+  }
+  const position = local.confirmedFlushLsn as Lsn;
+  const to = confirmed === null ? position : minLsn(confirmed, input.endOfWal);
+  if (position >= to) return { kind: "keep", record, position };
+  return { kind: "advance", record, restart: local.restartLsn ?? position, to };
+}
+
+function leaveForeign(record: SlotRecord, local: StandbySlot): FinishStep {
+  // ours when it was last seen, and beyond our furthest target now: its subscriber came before us
+  const movedOn =
+    record.state === "owned" &&
+    record.reason !== "name_conflict" &&
+    sameIdentity(local, record) &&
+    !local.temporary;
+  return {
+    kind: "leave",
+    record,
+    outcome: movedOn ? "moved_on" : "not_ours",
+    position: local.confirmedFlushLsn,
+    why: movedOn ? "its subscriber has moved it on already" : "a slot of this name was here that is not ours",
+  };
+}
+
+function whyUnsafe(record: SlotRecord, local: StandbySlot): string | null {
+  if (record.unsafe !== null) return record.unsafe;
+  if (local.invalidation !== null) return `this node has invalidated it (${local.invalidation})`;
+  const confirmed = record.primaryConfirmedFlushLsn;
+  if (confirmed !== null && local.confirmedFlushLsn !== null && local.confirmedFlushLsn > confirmed)
+    return `it is ahead of the position last seen on the old primary (${formatLsn(local.confirmedFlushLsn)} > ${formatLsn(confirmed)})`;
+  return null;
+}
+
+/** G2: from a guard, or from a hold that is still there, at or behind the exact position. */
+function materialise(
+  record: SlotRecord,
+  { journal, slots, endOfWal }: FinishInput,
+  dropFirst: string | null,
+): FinishStep {
+  const none = (why: string): FinishStep => ({ kind: "none", record, why });
+  const confirmed = record.primaryConfirmedFlushLsn;
+  if (confirmed === null) return none("its creation on the old primary had not finished");
+  if (record.twoPhase || record.reason === "slot_invalidated")
+    return none(record.detail ?? "it was not protected");
+  const to = minLsn(confirmed, endOfWal);
+  const source = ownSources(journal, slots, record.databaseOid).find(
+    (slot) => (slot.confirmedFlushLsn as Lsn) <= to,
+  );
+  if (!source) return none(record.detail ?? "no guard of this node reaches back to its position");
+  return { kind: "materialise", record, from: source.name, to, dropFirst };
+}
+
+/** Our usable guards and holds of one database. */
+function ownSources(
+  journal: JournalState,
+  slots: readonly StandbySlot[],
+  databaseOid: number,
+): StandbySlot[] {
+  return slots.filter(
+    (slot) =>
+      slot.databaseOid === databaseOid &&
+      slot.invalidation === null &&
+      slot.confirmedFlushLsn !== null &&
+      slot.restartLsn !== null &&
+      (slot.name === journal.guards[databaseOid]?.name || isHoldOf(journal, slot)),
+  );
+}
+
+function isHoldOf(journal: JournalState, slot: StandbySlot): boolean {
+  return slot.temporary && slot.name === `slotsync_hold_${slot.databaseOid}_${journal.instanceId}`;
+}
+
+/** The report's line for a step that was run; `error` is what went wrong with it. */
+export function finishedSlot(step: FinishStep, endOfWal: Lsn, error: string | null): FinishedSlot {
+  const { record } = step;
+  const confirmed = record.primaryConfirmedFlushLsn;
+  const { outcome, position, detail } = outcomeOf(step);
+  return {
+    name: record.name,
+    database: record.database,
+    plugin: record.plugin,
+    outcome: error === null ? outcome : "failed",
+    detail: error ?? detail,
+    lastSeenLsn: confirmed === null ? null : formatLsn(confirmed),
+    lastSeenAt: record.seenAt,
+    positionLsn: error !== null || position === null ? null : formatLsn(position),
+    confirmedBeyondEndBytes: confirmed === null ? 0 : Math.max(0, bytesBetween(endOfWal, confirmed)),
+  };
+}
+
+function outcomeOf(step: FinishStep): {
+  outcome: FinishOutcome;
+  position: Lsn | null;
+  detail: string | null;
+} {
+  switch (step.kind) {
+    case "keep":
+      return { outcome: "kept", position: step.position, detail: null };
+    case "advance":
+      return { outcome: "advanced", position: step.to, detail: null };
+    case "materialise":
+      return { outcome: "materialised", position: step.to, detail: step.dropFirst };
+    case "drop":
+      return { outcome: "dropped", position: null, detail: step.why };
+    case "leave":
+      return { outcome: step.outcome, position: step.position, detail: step.why };
+    case "none":
+      return { outcome: "not_protected", position: null, detail: step.why };
+    default:
+      return assertNever(step);
+  }
+}
+
+/** One line for the log: how the promotion went. */
+export function describeFinish(report: FinishReport): string {
+  const counts = new Map<string, number>();
+  for (const slot of report.slots) counts.set(slot.outcome, (counts.get(slot.outcome) ?? 0) + 1);
+  const parts = [...counts].map(([outcome, count]) => `${count} ${outcome.replaceAll("_", " ")}`);
+  const gaps = report.slots.filter((slot) => slot.confirmedBeyondEndBytes > 0);
+  const gap =
+    gaps.length === 0
+      ? "no subscriber was seen to have more than this node"
+      : `${gaps.length} subscriber(s) confirmed transactions that this node lacks: ${gaps.map((slot) => `${slot.name} (${slot.confirmedBeyondEndBytes} bytes of WAL)`).join(", ")}`;
+  return `promotion ${report.complete ? "finished" : "NOT finished"} in ${report.durationMs} ms: ${parts.join(", ") || "no slots"}; ${gap}`;
+}

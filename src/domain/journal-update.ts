@@ -1,0 +1,213 @@
+/** How the journal changes: by what is seen, by what is about to be done, and by what came of it. Each returns a new state. */
+import type { Action } from "./action.ts";
+import { assertNever } from "./assert-never.ts";
+import type { JournalState, SlotRecord } from "./journal.ts";
+import { type Lsn, maxLsn } from "./lsn.ts";
+import type { PrimaryView, StandbyView } from "./observation.ts";
+import { isOurs } from "./ownership.ts";
+import type { Plan } from "./plan.ts";
+import { type PrimarySlot, sameIdentity } from "./slot.ts";
+
+export interface Observed {
+  primary: PrimaryView;
+  standby: StandbyView;
+  chosen: readonly PrimarySlot[];
+  plan: Pick<Plan, "verdicts" | "spared" | "unsafe">;
+  problems: readonly string[];
+  now: number;
+}
+
+/** Records what both servers showed. Written before anything is done on the strength of it. */
+export function noteObservation(journal: JournalState, seen: Observed): JournalState {
+  const { primary, standby, now } = seen;
+  const switched = journal.primaryTimeline !== null && journal.primaryTimeline !== primary.timeline;
+  const slots: Record<string, SlotRecord> = {};
+  for (const slot of seen.chosen) slots[slot.name] = noteSlot(journal.slots[slot.name], slot, seen);
+  for (const record of Object.values(journal.slots)) {
+    if (slots[record.name]) continue;
+    const kept = noteAbsent(record, seen);
+    if (kept) slots[record.name] = kept;
+  }
+  return {
+    ...journal,
+    phase: "standby",
+    systemIdentifier: standby.systemIdentifier,
+    primaryTimeline: primary.timeline,
+    timelineSince: switched ? now : journal.timelineSince,
+    observedAt: now,
+    standbyFlushedLsn: standby.flushedLsn,
+    primaryLostAt: null,
+    guards: settleGuards(journal, standby),
+    slots,
+    problems: [...seen.problems],
+    finish: null,
+  };
+}
+
+function noteSlot(known: SlotRecord | undefined, slot: PrimarySlot, seen: Observed): SlotRecord {
+  const local = seen.standby.slots.find((candidate) => candidate.name === slot.name);
+  const ours = known !== undefined && local !== undefined && isOurs(local, known);
+  const record: SlotRecord = {
+    name: slot.name,
+    database: slot.database,
+    // while ours is here, the record describes ours: it is dropped before the primary's new identity is taken over (I5)
+    databaseOid: ours ? known.databaseOid : slot.databaseOid,
+    plugin: ours ? known.plugin : slot.plugin,
+    twoPhase: ours ? known.twoPhase : slot.twoPhase,
+    state: ours ? "owned" : settledState(known, local !== undefined),
+    maxTarget: known?.maxTarget ?? null,
+    primaryConfirmedFlushLsn:
+      slot.confirmedFlushLsn ?? (known && sameIdentity(known, slot) ? known.primaryConfirmedFlushLsn : null),
+    primaryRestartLsn: slot.restartLsn,
+    seenAt: seen.now,
+    absentSince: null,
+    protection: "waiting",
+    reason: null,
+    detail: null,
+    failure: known?.failure ?? null,
+    unsafe: seen.plan.unsafe.get(slot.name) ?? null,
+    since: seen.now,
+  };
+  return withVerdict(record, known, seen);
+}
+
+/** A name that is taken by a slot that is not ours keeps what the journal knew of it; a free one has nothing of ours. */
+function settledState(known: SlotRecord | undefined, taken: boolean): SlotRecord["state"] {
+  return known && taken ? known.state : "seen";
+}
+
+function noteAbsent(record: SlotRecord, seen: Observed): SlotRecord | null {
+  const local = seen.standby.slots.find((candidate) => candidate.name === record.name);
+  const ours = local !== undefined && isOurs(local, record);
+  if (!ours && !seen.plan.spared.has(record.name)) return null;
+  const kept = {
+    ...record,
+    state: ours ? ("owned" as const) : ("seen" as const),
+    absentSince: record.absentSince ?? seen.now,
+  };
+  return withVerdict(kept, record, seen);
+}
+
+function withVerdict(record: SlotRecord, known: SlotRecord | undefined, { plan, now }: Observed): SlotRecord {
+  const verdict = plan.verdicts.get(record.name);
+  if (!verdict) return record;
+  const same =
+    known !== undefined && known.protection === verdict.protection && known.reason === verdict.reason;
+  return { ...record, ...verdict, since: same ? known.since : now };
+}
+
+function settleGuards(journal: JournalState, standby: StandbyView): JournalState["guards"] {
+  const guards: JournalState["guards"] = {};
+  for (const guard of Object.values(journal.guards)) {
+    const there = standby.slots.some((slot) => slot.name === guard.name && slot.confirmedFlushLsn !== null);
+    guards[guard.databaseOid] = there ? { ...guard, state: "owned" } : guard;
+  }
+  return guards;
+}
+
+/** Records what is about to be done: a crash in the middle then finds its own traces (I10). Written before it is done. */
+export function noteIntents(journal: JournalState, actions: readonly Action[]): JournalState {
+  const next = { ...journal, slots: { ...journal.slots }, guards: { ...journal.guards } };
+  for (const action of actions) {
+    switch (action.kind) {
+      case "create_guard": {
+        const former = next.guards[action.databaseOid];
+        if (former) next.leftovers = [...next.leftovers, former.name];
+        next.guardSerial += 1;
+        next.guards[action.databaseOid] = {
+          name: action.guard,
+          database: action.database,
+          databaseOid: action.databaseOid,
+          state: "creating",
+        };
+        break;
+      }
+      case "create":
+        update(next, action.slot, (record) => ({
+          state: "creating",
+          maxTarget: action.to,
+          databaseOid: action.databaseOid,
+          plugin: action.plugin,
+          twoPhase: record.twoPhase,
+        }));
+        break;
+      case "advance":
+      case "replace":
+        update(next, action.slot, (record) => ({ maxTarget: furthest(record.maxTarget, action.to) }));
+        break;
+      case "drop":
+      case "drop_leftover":
+      case "advance_guard":
+      case "create_hold":
+      case "release_hold":
+      case "probe_plugin":
+        break;
+      default:
+        assertNever(action);
+    }
+  }
+  return next;
+}
+
+/** Records that an action on a slot failed; what it left behind, the next look at the standby settles. */
+export function noteFailure(
+  journal: JournalState,
+  slot: string,
+  failure: SlotRecord["failure"],
+): JournalState {
+  const next = { ...journal, slots: { ...journal.slots } };
+  update(next, slot, () => ({ failure }));
+  return next;
+}
+
+/** Records that an action succeeded. */
+export function noteDone(journal: JournalState, action: Action): JournalState {
+  const next = { ...journal, slots: { ...journal.slots }, guards: { ...journal.guards } };
+  switch (action.kind) {
+    case "create":
+      update(next, action.slot, () => ({ state: "owned", failure: null }));
+      return withPlugin(next, action.plugin);
+    case "probe_plugin":
+      return withPlugin(next, action.plugin);
+    case "drop":
+      update(next, action.slot, () => ({ state: "seen", unsafe: null }));
+      return next;
+    case "drop_leftover":
+      next.leftovers = next.leftovers.filter((name) => name !== action.slot);
+      for (const guard of Object.values(next.guards))
+        if (guard.name === action.slot) delete next.guards[guard.databaseOid];
+      return next;
+    case "create_guard": {
+      const guard = next.guards[action.databaseOid];
+      if (guard?.name === action.guard) next.guards[action.databaseOid] = { ...guard, state: "owned" };
+      return next;
+    }
+    case "advance":
+    case "replace":
+      if (next.slots[action.slot]?.failure) update(next, action.slot, () => ({ failure: null }));
+      return next;
+    case "advance_guard":
+    case "create_hold":
+    case "release_hold":
+      return next;
+    default:
+      return assertNever(action);
+  }
+}
+
+function update(
+  journal: JournalState,
+  name: string,
+  change: (record: SlotRecord) => Partial<SlotRecord>,
+): void {
+  const record = journal.slots[name];
+  if (record) journal.slots[name] = { ...record, ...change(record) };
+}
+
+function withPlugin(journal: JournalState, plugin: string): JournalState {
+  return journal.plugins.includes(plugin) ? journal : { ...journal, plugins: [...journal.plugins, plugin] };
+}
+
+function furthest(known: Lsn | null, to: Lsn): Lsn {
+  return known === null ? to : maxLsn(known, to);
+}

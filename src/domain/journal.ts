@@ -1,0 +1,91 @@
+import type { FinishReport } from "./finish.ts";
+import type { Lsn } from "./lsn.ts";
+import type { Protection, Reason } from "./protection.ts";
+import type { SlotIdentity } from "./slot.ts";
+
+/** A guard that is ours. `creating` is written before the statement runs: its name is unique, so whatever appears under it is ours. */
+export interface GuardRecord {
+  name: string;
+  database: string;
+  databaseOid: number;
+  state: "creating" | "owned";
+}
+
+/**
+ * What is known of one failover slot.
+ * - `seen`: on the primary; nothing of ours wears its name here.
+ * - `creating`: we are about to copy it out of a guard at exactly `maxTarget`.
+ * - `owned`: the slot here is ours.
+ */
+export interface SlotRecord extends SlotIdentity {
+  name: string;
+  database: string;
+  state: "seen" | "creating" | "owned";
+  /** The furthest position we ever moved, or were about to move, our slot to. Beyond it somebody else has had a hand on it (I7). */
+  maxTarget: Lsn | null;
+  /** The position the subscriber had confirmed when the primary was last seen (I1, the gap report). */
+  primaryConfirmedFlushLsn: Lsn | null;
+  primaryRestartLsn: Lsn | null;
+  /** When that was, ms since the epoch. */
+  seenAt: number;
+  /** Since when the slot has been missing on the primary, or null. */
+  absentSince: number | null;
+  protection: Protection;
+  reason: Reason | null;
+  detail: string | null;
+  /** What went wrong with the last action on it, until one succeeds. */
+  failure: { reason: Reason; detail: string } | null;
+  /** Why our slot must not wear its name after a promotion (I6), or null. */
+  unsafe: string | null;
+  /** Since when protection and reason have been what they are, ms since the epoch. */
+  since: number;
+}
+
+/** The sidecar's durable record: what it owns, and the last position seen of every failover slot. */
+export interface JournalState {
+  /** Eight hexadecimal digits, drawn when the journal was made; part of the names of our own slots. */
+  instanceId: string;
+  systemIdentifier: string | null;
+  phase: "standby" | "promoting" | "primary";
+  /** The primary's timeline and since when it has been that, for the grace before drops. */
+  primaryTimeline: number | null;
+  timelineSince: number;
+  /** The last time both servers were observed, ms since the epoch; 0 never. */
+  observedAt: number;
+  /** The end of WAL on this standby at that time. */
+  standbyFlushedLsn: Lsn | null;
+  /** Since when the primary has not answered, or null. */
+  primaryLostAt: number | null;
+  /** Grows with each guard made; part of its name. */
+  guardSerial: number;
+  guards: Record<number, GuardRecord>;
+  /** Names of ours that may still appear or linger: dropped when seen. */
+  leftovers: string[];
+  slots: Record<string, SlotRecord>;
+  /** Output plugins that this standby has been seen to load. */
+  plugins: string[];
+  /** What stood against readiness as a whole when last observed. */
+  problems: string[];
+  finish: FinishReport | null;
+}
+
+/** A journal that knows nothing. */
+export function emptyJournal(instanceId: string): JournalState {
+  return {
+    instanceId,
+    systemIdentifier: null,
+    phase: "standby",
+    primaryTimeline: null,
+    timelineSince: 0,
+    observedAt: 0,
+    standbyFlushedLsn: null,
+    primaryLostAt: null,
+    guardSerial: 0,
+    guards: {},
+    leftovers: [],
+    slots: {},
+    plugins: [],
+    problems: [],
+    finish: null,
+  };
+}

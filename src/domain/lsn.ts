@@ -1,0 +1,38 @@
+/** A byte position in the write-ahead log. Compared and subtracted as a bigint; text only at the edges. */
+export type Lsn = bigint & { readonly __lsn: unique symbol };
+
+const LSN_TEXT = /^([0-9A-Fa-f]{1,8})\/([0-9A-Fa-f]{1,8})$/;
+
+/** Parses PostgreSQL's `XXX/XXX` form. Throws RangeError on anything else. */
+export function parseLsn(text: string): Lsn {
+  const match = LSN_TEXT.exec(text);
+  if (!match?.[1] || !match[2]) throw new RangeError(`not an LSN: ${JSON.stringify(text)}`);
+  return ((BigInt(`0x${match[1]}`) << 32n) | BigInt(`0x${match[2]}`)) as Lsn;
+}
+
+/** Like {@link parseLsn}, passing SQL's NULL through. */
+export function parseLsnOrNull(text: string | null): Lsn | null {
+  return text === null ? null : parseLsn(text);
+}
+
+/** PostgreSQL's own spelling: upper-case hexadecimal, no leading zeros. */
+export function formatLsn(lsn: Lsn): string {
+  return `${(lsn >> 32n).toString(16).toUpperCase()}/${(lsn & 0xffffffffn).toString(16).toUpperCase()}`;
+}
+
+/** Bytes from `from` up to `to`; negative when `to` lies before `from`. */
+export function bytesBetween(from: Lsn, to: Lsn): number {
+  return Number(to - from);
+}
+
+/** The least of the given positions. Throws RangeError when there is none. */
+export function minLsn(...lsns: Lsn[]): Lsn {
+  const [first, ...rest] = lsns;
+  if (first === undefined) throw new RangeError("minLsn of nothing");
+  return rest.reduce((least, lsn) => (lsn < least ? lsn : least), first);
+}
+
+/** The greater of two positions. */
+export function maxLsn(a: Lsn, b: Lsn): Lsn {
+  return a > b ? a : b;
+}

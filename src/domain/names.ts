@@ -1,0 +1,33 @@
+/**
+ * Names of our own slots. They carry the journal's instance id, so that slots of a lost journal are never taken for ours (I7)
+ * and a creation that was cut off can finish late without clashing with its successor.
+ */
+const OWN_PREFIX = "slotsync_";
+
+/** What PostgreSQL accepts as a slot name (`ReplicationSlotValidateName` in slot.c); checked again because it comes from another machine (I13). */
+const SLOT_NAME = /^[a-z0-9_]{1,63}$/;
+
+/** True for a name that may touch a path or a slot function. */
+export function isValidSlotName(name: string): boolean {
+  return SLOT_NAME.test(name);
+}
+
+/** True for slots that a sidecar made for itself, this one's or another's: never a failover slot. */
+export function isOwnSlotName(name: string): boolean {
+  return name.startsWith(OWN_PREFIX);
+}
+
+/** The persistent guard of a database; `serial` grows with each attempt, so a late one never wears a newer one's name. */
+export function guardName(instanceId: string, databaseOid: number, serial: number): string {
+  return `${OWN_PREFIX}guard_${databaseOid}_${instanceId}_${serial}`;
+}
+
+/** The temporary copy of a guard that waits for laggards. */
+export function holdName(instanceId: string, databaseOid: number): string {
+  return `${OWN_PREFIX}hold_${databaseOid}_${instanceId}`;
+}
+
+/** The temporary slot that is advanced to the exact position before it is copied to the real name (G2b). */
+export function workName(instanceId: string, databaseOid: number, worker = 0): string {
+  return `${OWN_PREFIX}work_${databaseOid}_${instanceId}_${worker}`;
+}

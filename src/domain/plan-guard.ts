@@ -1,0 +1,113 @@
+/** The guard and the hold of one database: what is there, and how far the guard may go (G1). */
+import type { Action } from "./action.ts";
+import type { JournalState } from "./journal.ts";
+import { bytesBetween, type Lsn, minLsn } from "./lsn.ts";
+import { guardName, holdName } from "./names.ts";
+import type { StandbyView } from "./observation.ts";
+import type { Memory, PlanInput } from "./plan.ts";
+import type { StandbySlot } from "./slot.ts";
+
+/** One of our own slots, usable: valid and with a position. */
+export type Source = StandbySlot & { confirmedFlushLsn: Lsn; restartLsn: Lsn };
+
+export interface DatabaseState {
+  oid: number;
+  name: string;
+  guard: Source | null;
+  hold: Source | null;
+  /** A guard is being created right now. */
+  creating: boolean;
+}
+
+/** A guard is moved at least this often while WAL comes in, so that it does not hold more WAL than it must … */
+const GUARD_EVERY_MS = 5_000;
+/** … and at once when it is this far behind, … */
+const GUARD_EVERY_BYTES = 16 * 1024 * 1024;
+/** … or this far behind with slots about to be copied out of it. */
+const GUARD_BEFORE_COPY_BYTES = 1024 * 1024;
+
+/** Narrows to a database whose guard is usable. */
+export function guardAvailable(state: DatabaseState): state is DatabaseState & { guard: Source } {
+  return state.guard !== null;
+}
+
+/** Finds our guard and hold among the standby's slots. */
+export function inspectDatabase(
+  database: { oid: number; name: string },
+  standby: StandbyView,
+  journal: JournalState,
+  memory: Memory,
+): DatabaseState {
+  const record = journal.guards[database.oid];
+  const creating = memory.creatingGuards.has(database.oid);
+  const find = (name: string | undefined) =>
+    standby.slots.find((slot) => slot.name === name && slot.databaseOid === database.oid);
+  return {
+    ...database,
+    creating,
+    guard: creating ? null : usable(find(record?.name), false),
+    hold: usable(find(holdName(journal.instanceId, database.oid)), true),
+  };
+}
+
+function usable(slot: StandbySlot | undefined, temporary: boolean): Source | null {
+  if (!slot || slot.temporary !== temporary || slot.invalidation !== null) return null;
+  if (slot.confirmedFlushLsn === null || slot.restartLsn === null) return null;
+  return slot as Source;
+}
+
+/**
+ * G1: the guard goes at most to the replay position, to the least position that a slot may yet have to be copied at, and to the
+ * primary's WAL position read before the slot list — so that a slot made after the poll starts at or past the guard.
+ */
+export function guardTarget(relied: readonly Lsn[], { primary, standby }: PlanInput): Lsn {
+  return minLsn(standby.replayLsn, primary.walLsn, ...relied);
+}
+
+/** Creates the guard where there is none; advances it when that is due. */
+export function planGuard(
+  state: DatabaseState,
+  relied: readonly Lsn[],
+  rideTo: Lsn | null,
+  creating: boolean,
+  input: PlanInput,
+): Action[] {
+  const { journal, memory } = input;
+  const base = { database: state.name, databaseOid: state.oid };
+  if (state.creating) return [];
+  if (!state.guard) {
+    if (!mayTry(guardBackoffKey(state.oid), memory)) return [];
+    return [
+      {
+        kind: "create_guard",
+        ...base,
+        guard: guardName(journal.instanceId, state.oid, journal.guardSerial + 1),
+      },
+    ];
+  }
+  const to = rideTo ?? guardTarget(relied, input);
+  const behind = bytesBetween(state.guard.confirmedFlushLsn, to);
+  const since = memory.now - (memory.guardAdvancedAt.get(state.oid) ?? 0);
+  const due =
+    rideTo !== null ||
+    behind >= GUARD_EVERY_BYTES ||
+    since >= GUARD_EVERY_MS ||
+    (creating && behind >= GUARD_BEFORE_COPY_BYTES);
+  if (behind <= 0 || !due) return [];
+  return [{ kind: "advance_guard", ...base, guard: state.guard.name, to }];
+}
+
+/** Where the back-off of a guard's creation is kept; no slot can have this name. */
+export function guardBackoffKey(databaseOid: number): string {
+  return `guard:${databaseOid}`;
+}
+
+/** The same for its hold. */
+export function holdBackoffKey(databaseOid: number): string {
+  return `hold:${databaseOid}`;
+}
+
+/** False while what failed last time rests. */
+export function mayTry(key: string, memory: Memory): boolean {
+  return (memory.backoff.get(key)?.retryAt ?? 0) <= memory.now;
+}

@@ -1,0 +1,299 @@
+/** How one failover slot stands on this standby and what it needs next: `synchronize_one_slot`, as a decision. */
+import type { Action } from "./action.ts";
+import { formatLsn, type Lsn, minLsn } from "./lsn.ts";
+import { isValidSlotName } from "./names.ts";
+import { isOurs } from "./ownership.ts";
+import type { PlanInput } from "./plan.ts";
+import { type DatabaseState, mayTry } from "./plan-guard.ts";
+import { blocked, GUARDED, SYNCED, type Verdict, waiting } from "./protection.ts";
+import { type PrimarySlot, type StandbySlot, sameIdentity } from "./slot.ts";
+
+export interface SlotDecision {
+  slot: PrimarySlot;
+  verdict: Verdict;
+  /** The guard may not be advanced past this position: the slot may yet have to be copied out of it (G1). */
+  relies?: Lsn;
+  /** No guard will cover this slot; a copy of the guard is to be kept where it is now. */
+  needsHold?: boolean;
+  create?: Extract<Action, { kind: "create" }>;
+  drop?: Extract<Action, { kind: "drop" }>;
+  /** Why our slot here must not wear its name after a promotion (I6). */
+  unsafe?: string;
+  probe?: Action;
+  /** Our slot is here and may be moved forward to this position. */
+  advance?: { local: StandbySlot; confirmed: Lsn; restart: Lsn; to: Lsn };
+}
+
+interface Headroom {
+  /** Replication slots that may still be made on the standby. */
+  free: number;
+}
+
+/** Decides for one slot. `database` is null when it does not exist on the standby. */
+export function decideSlot(
+  slot: PrimarySlot,
+  database: DatabaseState | null,
+  input: PlanInput,
+  headroom: Headroom,
+): SlotDecision {
+  if (!isValidSlotName(slot.name))
+    return { slot, verdict: blocked("name_conflict", "its name is not a valid slot name; it is left alone") };
+
+  const local = input.standby.slots.find((candidate) => candidate.name === slot.name);
+  if (local) {
+    const decision = decideExisting(slot, local, database, input);
+    if (decision) return decision;
+  }
+  const unfit = whyUnfit(slot, database);
+  if (unfit) return unfit;
+  return decideMissing(slot as Placed, database as DatabaseState, input, headroom);
+}
+
+type Placed = PrimarySlot & { confirmedFlushLsn: Lsn; restartLsn: Lsn };
+
+/** What keeps a slot from being protected whatever is here. */
+function whyUnfit(slot: PrimarySlot, database: DatabaseState | null): SlotDecision | null {
+  if (slot.invalidation !== null)
+    return {
+      slot,
+      verdict: blocked(
+        "slot_invalidated",
+        `the primary has invalidated it (${slot.invalidation}): recreate it there`,
+      ),
+    };
+  if (slot.twoPhase)
+    return {
+      slot,
+      verdict: blocked(
+        "prepared_transactions_pending",
+        "two_phase slots cannot be copied exactly by SQL (G5); this release does not protect them",
+      ),
+    };
+  if (!database)
+    return {
+      slot,
+      verdict: waiting(
+        "database_missing",
+        `database "${slot.database}" does not exist on this standby yet, or does not take connections`,
+      ),
+    };
+  if (slot.confirmedFlushLsn === null || slot.restartLsn === null)
+    return {
+      slot,
+      verdict: waiting("no_consistent_snapshot", "its creation on the primary has not finished"),
+      // it will find its consistent point at or past its restart_lsn: the guard must not run ahead of that (G1)
+      ...(slot.restartLsn === null ? {} : { relies: slot.restartLsn }),
+    };
+  return null;
+}
+
+/** For a slot whose name is taken here. Null when nothing of ours is in the way of creating it. */
+function decideExisting(
+  slot: PrimarySlot,
+  local: StandbySlot,
+  database: DatabaseState | null,
+  input: PlanInput,
+): SlotDecision | null {
+  const record = input.journal.slots[slot.name];
+  if (!isOurs(local, record))
+    return {
+      slot,
+      needsHold: true,
+      verdict: blocked(
+        "name_conflict",
+        `a slot of this name exists on the standby (${local.plugin}, database "${local.database}", at ${at(local.confirmedFlushLsn)}) and the journal does not say that it is ours: drop it there, and it is made anew within a cycle`,
+      ),
+    };
+  if (local.activePid !== null)
+    return {
+      slot,
+      ...unsafeOf(slot, local),
+      verdict: blocked(
+        "slot_in_use",
+        `process ${local.activePid} is using our slot on this standby, where it may move it past the subscriber: stop it`,
+      ),
+    };
+  const unsafe = whyUnsafe(slot, local);
+  if (unsafe) {
+    const covered =
+      database && slot.confirmedFlushLsn !== null ? coveredBy(slot.confirmedFlushLsn, database) : null;
+    return {
+      slot,
+      unsafe,
+      verdict: verdictOfUnsafe(slot, unsafe, covered === "guard"),
+      drop: {
+        kind: "drop",
+        slot: slot.name,
+        database: slot.database,
+        databaseOid: local.databaseOid,
+        why: unsafe,
+      },
+      ...(slot.confirmedFlushLsn === null ? {} : { relies: slot.confirmedFlushLsn }),
+    };
+  }
+  const { confirmedFlushLsn, restartLsn } = slot;
+  if (
+    confirmedFlushLsn === null ||
+    restartLsn === null ||
+    local.confirmedFlushLsn === null ||
+    local.restartLsn === null
+  )
+    return {
+      slot,
+      verdict: waiting("no_consistent_snapshot", "its creation on the primary has not finished"),
+    };
+  return {
+    slot,
+    verdict: verdictOfSynced(slot.name, confirmedFlushLsn, input),
+    ...advanceOf(slot.name, confirmedFlushLsn, local, local.confirmedFlushLsn, local.restartLsn, input),
+  };
+}
+
+function unsafeOf(slot: PrimarySlot, local: StandbySlot): { unsafe?: string } {
+  const unsafe = whyUnsafe(slot, local);
+  return unsafe ? { unsafe } : {};
+}
+
+/** Why our slot may not go on wearing its name (I1, I5, I6), or null. */
+function whyUnsafe(slot: PrimarySlot, local: StandbySlot): string | null {
+  if (slot.invalidation !== null) return `the primary has invalidated it (${slot.invalidation})`;
+  if (!sameIdentity(slot, local))
+    return "the primary's slot is another one now (database, plugin or two_phase differ)";
+  if (local.invalidation !== null) return `this standby has invalidated it (${local.invalidation})`;
+  if (
+    slot.confirmedFlushLsn !== null &&
+    local.confirmedFlushLsn !== null &&
+    local.confirmedFlushLsn > slot.confirmedFlushLsn
+  )
+    return `it is ahead of the primary's (${formatLsn(local.confirmedFlushLsn)} > ${formatLsn(slot.confirmedFlushLsn)}): a failover would skip changes`;
+  return null;
+}
+
+function verdictOfUnsafe(slot: PrimarySlot, unsafe: string, covered: boolean): Verdict {
+  if (slot.invalidation !== null) return blocked("slot_invalidated", `${unsafe}: recreate it there`);
+  return waiting(
+    covered ? "no_consistent_snapshot" : "wal_or_rows_removed",
+    `our slot is not usable (${unsafe}); it is dropped and made anew${covered ? "" : " once the subscriber has confirmed past what is kept here"}`,
+  );
+}
+
+function verdictOfSynced(name: string, confirmed: Lsn, input: PlanInput): Verdict {
+  const failure = input.memory.backoff.get(name);
+  if (failure) return waiting(failure.reason, failure.detail);
+  return notFlushed(confirmed, input) ?? SYNCED;
+}
+
+/** I1 would put the slot past the end of WAL here: transactions that the subscriber has and this standby lacks. */
+function notFlushed(confirmed: Lsn, input: PlanInput): Verdict | null {
+  if (confirmed <= input.standby.flushedLsn) return null;
+  return waiting(
+    "wal_not_flushed",
+    `the subscriber has confirmed ${formatLsn(confirmed)}, but this standby has WAL only up to ${formatLsn(input.standby.flushedLsn)}`,
+  );
+}
+
+function advanceOf(
+  name: string,
+  confirmed: Lsn,
+  local: StandbySlot,
+  localConfirmed: Lsn,
+  localRestart: Lsn,
+  { standby, memory }: PlanInput,
+): Pick<SlotDecision, "advance"> {
+  const to = minLsn(confirmed, standby.replayLsn);
+  const resting = (memory.restUntil.get(name) ?? 0) > memory.now || !mayTry(name, memory);
+  if (to <= localConfirmed || resting) return {};
+  return { advance: { local, confirmed: localConfirmed, restart: localRestart, to } };
+}
+
+/** For a slot whose name is free here. */
+function decideMissing(
+  slot: Placed,
+  database: DatabaseState,
+  input: PlanInput,
+  headroom: Headroom,
+): SlotDecision {
+  const { memory, standby, journal } = input;
+  const position = slot.confirmedFlushLsn;
+  const cover = coveredBy(position, database);
+  const failure = memory.backoff.get(slot.name);
+  if (cover === null) return { slot, verdict: uncovered(position, database), needsHold: true };
+
+  if (headroom.free < 1)
+    return {
+      slot,
+      // a hold would need a free slot as well: the guard itself waits
+      ...(cover === "guard" ? { relies: position } : { needsHold: true }),
+      verdict: waiting(
+        "too_many_slots",
+        `the standby has no free replication slot (max_replication_slots = ${standby.maxReplicationSlots}): raise it there and restart it`,
+      ),
+    };
+  headroom.free -= 1;
+
+  const source = cover === "guard" ? database.guard : database.hold;
+  const decision: SlotDecision = { slot, verdict: GUARDED };
+  if (source && mayTry(slot.name, memory) && position <= standby.replayLsn)
+    decision.create = {
+      kind: "create",
+      slot: slot.name,
+      database: slot.database,
+      databaseOid: slot.databaseOid,
+      plugin: slot.plugin,
+      from: source.name,
+      to: position,
+    };
+
+  if (failure) return { ...decision, needsHold: true, verdict: waiting(failure.reason, failure.detail) };
+  if (cover === "hold")
+    return {
+      ...decision,
+      needsHold: true,
+      verdict:
+        notFlushed(position, input) ??
+        waiting(
+          "wal_or_rows_removed",
+          "the subscriber has caught up with what is kept here; the slot is being made",
+        ),
+    };
+  if (!journal.plugins.includes(slot.plugin)) {
+    // a guard covers a slot only if its plugin loads here: else materialising it after a promotion would fail
+    decision.verdict = waiting(
+      "plugin_missing",
+      `not known yet whether output plugin "${slot.plugin}" loads on this standby`,
+    );
+    if (!decision.create && database.guard)
+      decision.probe = {
+        kind: "probe_plugin",
+        database: slot.database,
+        databaseOid: slot.databaseOid,
+        plugin: slot.plugin,
+        from: database.guard.name,
+      };
+  } else decision.verdict = notFlushed(position, input) ?? GUARDED;
+  return { ...decision, relies: position };
+}
+
+/** G2: which of our slots lies at or behind the position. The guard is durable; the hold dies with our session. */
+function coveredBy(position: Lsn, { guard, hold }: DatabaseState): "guard" | "hold" | null {
+  if (guard && guard.confirmedFlushLsn <= position) return "guard";
+  if (hold && hold.confirmedFlushLsn <= position) return "hold";
+  return null;
+}
+
+function uncovered(position: Lsn, { guard, hold, name }: DatabaseState): Verdict {
+  if (!guard)
+    return waiting(
+      "no_consistent_snapshot",
+      `the guard of database "${name}" is being created; that waits for the transactions now running on the primary`,
+    );
+  const kept = hold ?? guard;
+  return waiting(
+    "wal_or_rows_removed",
+    `the slot is at ${formatLsn(position)}, and this standby has kept WAL and catalog rows only from ${formatLsn(kept.confirmedFlushLsn)} on: it is protected once its subscriber has confirmed past that`,
+  );
+}
+
+function at(lsn: Lsn | null): string {
+  return lsn === null ? "no position" : formatLsn(lsn);
+}

@@ -1,0 +1,139 @@
+/**
+ * What must be right on both servers before anything is synced, as `validate_remote_info` and `ValidateSlotSyncParams` in
+ * slotsync.c ask, and further. Checked in every cycle; each failure is one message that says what to set where.
+ */
+import type { JournalState } from "./journal.ts";
+import type { PrimaryView, StandbyView } from "./observation.ts";
+
+/** A `stop` keeps the sidecar from acting and the standby from being ready; a `warning` is only told. */
+export interface Problem {
+  code: string;
+  severity: "stop" | "warning";
+  message: string;
+}
+
+const CLOCK_TOLERANCE_MS = 60_000;
+const OLDEST_SUPPORTED = 160_000;
+
+const stop = (code: string, message: string): Problem => ({ code, severity: "stop", message });
+const warning = (code: string, message: string): Problem => ({ code, severity: "warning", message });
+
+/** Problems that the standby alone shows; answered even when the primary is gone. */
+export function standbyProblems(standby: StandbyView, journal: JournalState, now: number): Problem[] {
+  const problems: Problem[] = [];
+  if (standby.serverVersionNum < OLDEST_SUPPORTED)
+    problems.push(
+      stop(
+        "version_unsupported",
+        `the standby runs PostgreSQL ${Math.floor(standby.serverVersionNum / 10_000)}: this release of pg-slotsync supports 16 and later`,
+      ),
+    );
+  if (standby.walLevel !== "logical")
+    problems.push(
+      stop(
+        "standby_wal_level",
+        `wal_level is "${standby.walLevel}" on the standby: set wal_level = logical there and restart it`,
+      ),
+    );
+  if (!standby.hotStandbyFeedback)
+    problems.push(
+      stop(
+        "feedback_off",
+        "hot_standby_feedback is off on the standby, so the primary may remove catalog rows that the slots need: set hot_standby_feedback = on there and reload",
+      ),
+    );
+  if (standby.primarySlotName === "")
+    problems.push(
+      stop(
+        "primary_slot_name_unset",
+        "primary_slot_name is not set on the standby: create a physical replication slot on the primary, name it there and reload",
+      ),
+    );
+  if (!standby.mayReplicate)
+    problems.push(
+      stop(
+        "standby_permission_denied",
+        "the role in standby.dsn may not manage replication slots: ALTER ROLE … REPLICATION (and GRANT pg_monitor) on the primary",
+      ),
+    );
+  if (journal.systemIdentifier !== null && journal.systemIdentifier !== standby.systemIdentifier)
+    problems.push(
+      stop(
+        "journal_of_another_cluster",
+        `state_directory holds the journal of another cluster (system identifier ${journal.systemIdentifier}, this standby has ${standby.systemIdentifier}): give this sidecar a state_directory of its own`,
+      ),
+    );
+  if (journal.observedAt > now + CLOCK_TOLERANCE_MS)
+    problems.push(
+      warning(
+        "clock_went_back",
+        `the journal was last written at ${new Date(journal.observedAt).toISOString()}, later than this machine's clock says it is: ages are not to be trusted, set the clock`,
+      ),
+    );
+  const free = standby.maxReplicationSlots - standby.usedSlots;
+  if (free < 2)
+    problems.push(
+      warning(
+        "too_many_slots",
+        `the standby has ${standby.usedSlots} of max_replication_slots = ${standby.maxReplicationSlots} in use: raise it on the standby and restart it, or new slots cannot be protected`,
+      ),
+    );
+  return problems;
+}
+
+/** Problems between the two servers. */
+export function primaryProblems(primary: PrimaryView, standby: StandbyView): Problem[] {
+  const problems: Problem[] = [];
+  if (primary.systemIdentifier !== standby.systemIdentifier) {
+    problems.push(
+      stop(
+        "system_identifier_differs",
+        `primary.dsn leads to another cluster (system identifier ${primary.systemIdentifier}, the standby has ${standby.systemIdentifier}): nothing is synced until it names this standby's primary`,
+      ),
+    );
+    return problems;
+  }
+  if (primary.inRecovery)
+    problems.push(
+      stop(
+        "primary_in_recovery",
+        "the server that primary.dsn leads to is a standby itself: let primary.dsn name the primary (cascaded standbys are not supported by this release)",
+      ),
+    );
+  if (primary.walLevel !== "logical")
+    problems.push(
+      stop(
+        "primary_wal_level",
+        `wal_level is "${primary.walLevel}" on the primary: set wal_level = logical there and restart it`,
+      ),
+    );
+  if (standby.primarySlotName !== "") {
+    if (primary.physicalSlot === null)
+      problems.push(
+        stop(
+          "physical_slot_missing",
+          `the primary has no physical replication slot "${standby.primarySlotName}", which primary_slot_name on the standby names: SELECT pg_create_physical_replication_slot('${standby.primarySlotName}') there, or correct primary_slot_name`,
+        ),
+      );
+    else if (!primary.physicalSlot.active)
+      problems.push(
+        stop(
+          "physical_slot_inactive",
+          `the physical replication slot "${primary.physicalSlot.name}" is not active on the primary: this standby is not streaming (see the standby's log, primary_conninfo and pg_stat_wal_receiver)`,
+        ),
+      );
+  }
+  if (!primary.maySnapshot)
+    problems.push(
+      warning(
+        "snapshot_not_granted",
+        "the role on the primary may not call pg_log_standby_snapshot(), so a new guard waits up to 15 s, or for the next checkpoint when the primary is idle: GRANT EXECUTE ON FUNCTION pg_log_standby_snapshot() TO it",
+      ),
+    );
+  return problems;
+}
+
+/** True when something stands against syncing and against being ready. */
+export function anyStop(problems: readonly Problem[]): boolean {
+  return problems.some((problem) => problem.severity === "stop");
+}
