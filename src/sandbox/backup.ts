@@ -42,7 +42,7 @@ export async function backupInto(source: PgServer, target: PgServer): Promise<vo
     );
     const { account } = target.workspace;
     await copyFolder(source.dataDir, target.dataDir, account);
-    mkdirSync(path.join(target.dataDir, "pg_wal", "archive_status"));
+    mkdirSync(path.join(target.dataDir, "pg_wal", "archive_status"), { mode: 0o700 });
     giveTo(account, path.join(target.dataDir, "pg_wal", "archive_status"));
     const { rows } = await session.query<{ labelfile: string }>(
       `select labelfile from pg_catalog.${before15 ? "pg_stop_backup(false, false)" : "pg_backup_stop(false)"}`,

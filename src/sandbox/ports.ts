@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import os from "node:os";
 import path from "node:path";
@@ -29,8 +29,20 @@ export function releasePort(port: number): void {
   rmSync(claimFile(port), { force: true });
 }
 
+/** Gives back the ports of processes that were killed before they could. */
+export function releaseAbandonedPorts(): void {
+  const folder = claimFolder();
+  for (const port of existsSync(folder) ? readdirSync(folder) : []) {
+    if (!isAlive(holderOf(path.join(folder, port)))) releasePort(Number(port));
+  }
+}
+
+function claimFolder(): string {
+  return path.join(os.tmpdir(), `pg-slotsync-ports-${process.getuid?.() ?? 0}`);
+}
+
 function claimFile(port: number): string {
-  return path.join(os.tmpdir(), `pg-slotsync-ports-${process.getuid?.() ?? 0}`, String(port));
+  return path.join(claimFolder(), String(port));
 }
 
 function claim(port: number): boolean {

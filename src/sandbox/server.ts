@@ -222,11 +222,9 @@ export class PgServer {
   }
 
   /** A connected client; the caller ends it. Its connection may break at any time without bringing down the process. */
-  async connect(database = "postgres", user = "postgres"): Promise<pg.Client> {
-    const client = new pg.Client({
-      connectionString: this.dsn(database, user),
-      connectionTimeoutMillis: 10_000,
-    });
+  async connect(database = "postgres", user = "postgres", more: pg.ClientConfig = {}): Promise<pg.Client> {
+    const connectionString = this.dsn(database, user);
+    const client = new pg.Client({ connectionString, connectionTimeoutMillis: 10_000, ...more });
     // without a listener, a server that is killed while the client is idle would end this process
     client.on("error", () => {});
     await client.connect();
@@ -234,14 +232,14 @@ export class PgServer {
   }
 
   /** Runs one statement on a connection of its own and returns its rows. */
-  async query<Row extends pg.QueryResultRow = pg.QueryResultRow>(
+  async query<Row extends object = pg.QueryResultRow>(
     sql: string,
     params: unknown[] = [],
     database = "postgres",
   ): Promise<Row[]> {
     const client = await this.connect(database);
     try {
-      return (await client.query<Row>(sql, params)).rows;
+      return (await client.query<Row & pg.QueryResultRow>(sql, params)).rows;
     } finally {
       await client.end();
     }

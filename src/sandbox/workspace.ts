@@ -3,15 +3,19 @@ import { mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, statSync 
 import os from "node:os";
 import path from "node:path";
 import { type Account, giveTo, serverAccount } from "./account.ts";
+import { releaseAbandonedPorts } from "./ports.ts";
 import { isAlive, serverProcessesUnder, signal } from "./processes.ts";
 
 const PREFIX = "pg-slotsync-work-";
 
 /** How the paths of all workspaces of this process start. */
-const ownPrefix = () => path.join(tmpRoot(), `${PREFIX}${process.pid}-`);
+const ownPrefix = () => path.join(workRoot(), `${PREFIX}${process.pid}-`);
 
-/** Without links in it: processes are found by the true path of their folder. */
-const tmpRoot = () => realpathSync(os.tmpdir());
+/**
+ * Where work folders go: `PG_SLOTSYNC_WORK`, or the system's temporary folder. Without links in it: processes are
+ * found by the true path of their folder.
+ */
+const workRoot = () => realpathSync(process.env.PG_SLOTSYNC_WORK ?? os.tmpdir());
 
 /** What a workspace needs of its servers; PgServer is the only one. */
 export interface WorkspaceServer {
@@ -70,16 +74,18 @@ export function ownServerProcesses(): number[] {
 }
 
 /**
- * Kills the servers and removes the work folders of processes that were themselves killed before they could.
+ * Kills the servers, removes the work folders and frees the ports of processes that were themselves killed before
+ * they could.
  * Returns the folders.
  */
 export function removeAbandoned(): string[] {
+  releaseAbandonedPorts();
   const removed: string[] = [];
-  for (const name of readdirSync(tmpRoot())) {
+  for (const name of readdirSync(workRoot())) {
     if (!name.startsWith(PREFIX)) continue;
     const owner = Number(name.slice(PREFIX.length).split("-")[0]);
     if (isAlive(owner)) continue;
-    const folder = path.join(tmpRoot(), name);
+    const folder = path.join(workRoot(), name);
     if (!isOurs(folder)) continue;
     for (const pid of serverProcessesUnder(folder + path.sep)) signal(pid, "SIGKILL");
     removeWorkFolder(folder);

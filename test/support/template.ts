@@ -14,6 +14,9 @@ import { waitForReplay } from "./wal.ts";
 
 const run = promisify(execFile);
 
+/** Raise it when templates are built otherwise than before. */
+const REVISION = 4;
+
 /** The physical slot, and the standby's name, in a template. */
 export const TEMPLATE_STANDBY = "standby1";
 
@@ -27,7 +30,7 @@ export type TemplateServer = "primary" | typeof TEMPLATE_STANDBY | "subscriber";
 export async function ensureTemplate(major: number): Promise<string> {
   const { version } = await ensureServerBinaries(major);
   const key = createHash("sha256")
-    .update(JSON.stringify(baseSettings(major)))
+    .update(JSON.stringify([REVISION, baseSettings(major)]))
     .digest("hex")
     .slice(0, 12);
   const template = path.join(templatesFolder(), `${version}-${process.platform}-${process.arch}-${key}`);
@@ -64,10 +67,16 @@ async function build(major: number, template: string): Promise<void> {
   const workspace = new Workspace();
   const unfinished = await mkdtemp(path.join(templatesFolder(), ".build-"));
   try {
-    const options = { major, workspace, fsync: false };
+    // every test copies what WAL is left: keep one segment a server
+    const lean = {
+      ...(major >= 13 ? { wal_keep_size: 0 } : { wal_keep_segments: 0 }),
+      ...(major >= 12 ? { wal_recycle: false } : {}),
+    };
+    const options = { major, workspace, fsync: false, settings: { ...lean, min_wal_size: "32MB" } };
     const [primary, subscriber] = await Promise.all([createPrimary(options), createSubscriber(options)]);
     const standby = await addStandby(primary, { slotName: TEMPLATE_STANDBY });
     await waitForReplay(primary, standby);
+    for (const server of [primary, standby]) await server.query("checkpoint");
     // the primary first: the standby then has its last record, and both start again without a gap
     for (const server of [primary, standby, subscriber]) {
       await server.stop();
@@ -82,9 +91,9 @@ async function build(major: number, template: string): Promise<void> {
   }
 }
 
-/** Copies with owners and modes, sharing the blocks where the file system can. */
+/** Copies with owners and modes; shares blocks where the file system can, and leaves out the empty rest of WAL segments. */
 async function copyTree(from: string, to: string): Promise<void> {
   mkdirSync(path.dirname(to), { recursive: true });
-  const options = process.platform === "linux" ? ["-a", "--reflink=auto"] : ["-Rp"];
+  const options = process.platform === "linux" ? ["-a", "--reflink=auto", "--sparse=always"] : ["-Rp"];
   await run("cp", [...options, from, to]);
 }
