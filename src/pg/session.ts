@@ -106,7 +106,7 @@ function startupOptions(conn: ConnInfo, options: SessionOptions): string {
  * may have changed it since. The two timeouts do not exist in every version, hence the detour over pg_settings.
  */
 const FIRST_SCRIPT = `
-SET search_path = '';
+SELECT pg_catalog.set_config('search_path', '', false);
 SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
  WHERE name IN ('idle_session_timeout', 'transaction_timeout') AND setting <> '0';
 SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4 AS version,
