@@ -117,7 +117,7 @@ async function npmInstall(folder: string, { name, version, integrity }: LockedPa
     await run("npm", ["ci", "--ignore-scripts", "--no-audit", "--no-fund"], { cwd: folder });
   } catch (cause) {
     const { stderr = "" } = cause as { stderr?: string };
-    const tail = stderr.trim().split("\n").slice(-15).join("\n");
+    const tail = stderr.trim().split("\n").slice(-30).join("\n");
     throw new Error(`npm could not install ${name}@${version}${tail ? `:\n${tail}` : ""}`, { cause });
   }
 }

@@ -75,8 +75,7 @@ export function ownServerProcesses(): number[] {
 
 /**
  * Kills the servers, removes the work folders and frees the ports of processes that were themselves killed before
- * they could.
- * Returns the folders.
+ * they could. Returns the folders.
  */
 export function removeAbandoned(): string[] {
   releaseAbandonedPorts();

@@ -106,7 +106,7 @@ async function startFresh(
   workspace: Workspace,
   openProxy: OpenProxy,
 ): Promise<Servers> {
-  const { major, fsync = false, settings, primarySettings, standbySettings } = options;
+  const { major, fsync = false, settings = {}, primarySettings, standbySettings } = options;
   const common = { major, workspace, fsync };
   const primary = await createPrimary({ ...common, settings: { ...settings, ...primarySettings } });
   const via = await openProxy(primary.port);
@@ -115,9 +115,7 @@ async function startFresh(
     const standbyOwn = { ...baseSettings(major, fsync), ...settings, ...standbySettings };
     standbys.push(await addStandby(primary, { slotName, settings: standbyOwn, ...(via ? { via } : {}) }));
   }
-  const subscriber = options.subscriber
-    ? await createSubscriber({ ...common, ...defined({ settings }) })
-    : undefined;
+  const subscriber = options.subscriber ? await createSubscriber({ ...common, settings }) : undefined;
   return { primary, standbys, subscriber };
 }
 
@@ -126,7 +124,7 @@ async function startCopies(
   workspace: Workspace,
   openProxy: OpenProxy,
 ): Promise<Servers> {
-  const { major, fsync = false, settings, primarySettings, standbySettings } = options;
+  const { major, fsync = false, settings = {}, primarySettings, standbySettings } = options;
   const template = await ensureTemplate(major);
   const make = async (name: string, own?: Settings) =>
     newServer({ major, workspace, fsync, name, settings: { ...settings, ...own } });
@@ -155,10 +153,6 @@ async function startCopies(
     }),
   );
   return { primary, standbys, subscriber };
-}
-
-function defined<T extends object>(options: T): { [Key in keyof T]?: NonNullable<T[Key]> } {
-  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as never;
 }
 
 function present<T>(value: T | undefined, option: string): T {
