@@ -38,7 +38,7 @@ export type Action =
   /** Drop our slot. */
   | { kind: "drop"; slot: string; database: string; databaseOid: number; why: string }
   /** Drop a slot we made for ourselves. */
-  | { kind: "drop_leftover"; slot: string };
+  | { kind: "drop_leftover"; slot: string; database: string; databaseOid: number };
 
 /** One line for a dry run and the log. */
 export function describeAction(action: Action): string {

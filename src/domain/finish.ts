@@ -3,8 +3,10 @@
  * only a guard holds, take away what is not safe, and say what the subscribers may miss. Pure; the steps are run by sync/finish.ts.
  */
 import { assertNever } from "./assert-never.ts";
+import { shareDecodes } from "./finish-share.ts";
 import type { JournalState, SlotRecord } from "./journal.ts";
 import { bytesBetween, formatLsn, type Lsn, minLsn } from "./lsn.ts";
+import { holdName } from "./names.ts";
 import { isOurs } from "./ownership.ts";
 import { type StandbySlot, sameIdentity } from "./slot.ts";
 
@@ -12,7 +14,16 @@ import { type StandbySlot, sameIdentity } from "./slot.ts";
 export type FinishStep =
   | { kind: "keep"; record: SlotRecord; position: Lsn }
   | { kind: "advance"; record: SlotRecord; restart: Lsn; to: Lsn }
-  | { kind: "materialise"; record: SlotRecord; from: string; to: Lsn; dropFirst: string | null }
+  | {
+      kind: "materialise";
+      record: SlotRecord;
+      /** Our guard or hold that is copied. */
+      from: string;
+      to: Lsn;
+      /** Why a slot of ours that wears the name is dropped before, or null when the name is free. */
+      dropFirst: string | null;
+      outcome: "materialised" | "advanced";
+    }
   | { kind: "drop"; record: SlotRecord; why: string }
   | {
       kind: "leave";
@@ -67,9 +78,10 @@ export interface FinishInput {
   endOfWal: Lsn;
 }
 
-/** Decides for every slot in the journal. */
+/** Decides for every slot in the journal, those that can share a decoding together. */
 export function planFinish(input: FinishInput): FinishStep[] {
-  return Object.values(input.journal.slots).map((record) => finishSlot(record, input));
+  const steps = Object.values(input.journal.slots).map((record) => finishSlot(record, input));
+  return shareDecodes(steps, (databaseOid, to) => sourceFor(input, databaseOid, to));
 }
 
 function finishSlot(record: SlotRecord, input: FinishInput): FinishStep {
@@ -122,42 +134,32 @@ function whyUnsafe(record: SlotRecord, local: StandbySlot): string | null {
 }
 
 /** G2: from a guard, or from a hold that is still there, at or behind the exact position. */
-function materialise(
-  record: SlotRecord,
-  { journal, slots, endOfWal }: FinishInput,
-  dropFirst: string | null,
-): FinishStep {
+function materialise(record: SlotRecord, input: FinishInput, dropFirst: string | null): FinishStep {
   const none = (why: string): FinishStep => ({ kind: "none", record, why });
   const confirmed = record.primaryConfirmedFlushLsn;
   if (confirmed === null) return none("its creation on the old primary had not finished");
   if (record.twoPhase || record.reason === "slot_invalidated")
     return none(record.detail ?? "it was not protected");
-  const to = minLsn(confirmed, endOfWal);
-  const source = ownSources(journal, slots, record.databaseOid).find(
-    (slot) => (slot.confirmedFlushLsn as Lsn) <= to,
-  );
+  const to = minLsn(confirmed, input.endOfWal);
+  const source = sourceFor(input, record.databaseOid, to);
   if (!source) return none(record.detail ?? "no guard of this node reaches back to its position");
-  return { kind: "materialise", record, from: source.name, to, dropFirst };
+  return { kind: "materialise", record, from: source.name, to, dropFirst, outcome: "materialised" };
 }
 
-/** Our usable guards and holds of one database. */
-function ownSources(
-  journal: JournalState,
-  slots: readonly StandbySlot[],
+/** Our guard or hold that lies at or behind the position (G2), or null. */
+function sourceFor(
+  { journal, slots }: FinishInput,
   databaseOid: number,
-): StandbySlot[] {
-  return slots.filter(
-    (slot) =>
-      slot.databaseOid === databaseOid &&
-      slot.invalidation === null &&
-      slot.confirmedFlushLsn !== null &&
-      slot.restartLsn !== null &&
-      (slot.name === journal.guards[databaseOid]?.name || isHoldOf(journal, slot)),
-  );
-}
-
-function isHoldOf(journal: JournalState, slot: StandbySlot): boolean {
-  return slot.temporary && slot.name === `slotsync_hold_${slot.databaseOid}_${journal.instanceId}`;
+  to: Lsn,
+): { name: string; restart: Lsn } | null {
+  const ours = [journal.guards[databaseOid]?.name, holdName(journal.instanceId, databaseOid)];
+  for (const slot of slots) {
+    const { confirmedFlushLsn, restartLsn } = slot;
+    if (!ours.includes(slot.name) || slot.databaseOid !== databaseOid || slot.invalidation !== null) continue;
+    if (confirmedFlushLsn !== null && restartLsn !== null && confirmedFlushLsn <= to)
+      return { name: slot.name, restart: restartLsn };
+  }
+  return null;
 }
 
 /** The report's line for a step that was run; `error` is what went wrong with it. */
@@ -189,7 +191,11 @@ function outcomeOf(step: FinishStep): {
     case "advance":
       return { outcome: "advanced", position: step.to, detail: null };
     case "materialise":
-      return { outcome: "materialised", position: step.to, detail: step.dropFirst };
+      return {
+        outcome: step.outcome,
+        position: step.to,
+        detail: step.outcome === "advanced" ? null : step.dropFirst,
+      };
     case "drop":
       return { outcome: "dropped", position: null, detail: step.why };
     case "leave":

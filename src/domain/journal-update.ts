@@ -1,6 +1,7 @@
 /** How the journal changes: by what is seen, by what is about to be done, and by what came of it. Each returns a new state. */
 import type { Action } from "./action.ts";
 import { assertNever } from "./assert-never.ts";
+import type { FinishReport, FinishStep } from "./finish.ts";
 import type { JournalState, SlotRecord } from "./journal.ts";
 import { type Lsn, maxLsn } from "./lsn.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
@@ -210,4 +211,65 @@ function withPlugin(journal: JournalState, plugin: string): JournalState {
 
 function furthest(known: Lsn | null, to: Lsn): Lsn {
   return known === null ? to : maxLsn(known, to);
+}
+
+/** Records what stands against readiness without believing what the other server said. */
+export function noteProblems(journal: JournalState, problems: readonly string[]): JournalState {
+  return { ...journal, problems: [...problems] };
+}
+
+/** Records since when the primary has not answered. */
+export function notePrimaryLost(journal: JournalState, now: number): JournalState {
+  return journal.primaryLostAt === null ? { ...journal, primaryLostAt: now } : journal;
+}
+
+/** Forgets the life as a standby before this one: what is found now is not ours until proven (I7). */
+export function startOver(journal: JournalState): JournalState {
+  return {
+    ...journal,
+    phase: "standby",
+    observedAt: 0,
+    standbyFlushedLsn: null,
+    primaryLostAt: null,
+    guards: {},
+    leftovers: [...journal.leftovers, ...Object.values(journal.guards).map((guard) => guard.name)],
+    slots: {},
+    problems: [],
+    finish: null,
+  };
+}
+
+/** Records which slots the finishing step is about to move or make, so that a second run knows them as ours. */
+export function noteFinishIntents(journal: JournalState, steps: readonly FinishStep[]): JournalState {
+  const next: JournalState = { ...journal, phase: "promoting", slots: { ...journal.slots } };
+  for (const step of steps) {
+    if (step.kind === "advance")
+      update(next, step.record.name, (record) => ({ maxTarget: furthest(record.maxTarget, step.to) }));
+    if (step.kind === "materialise")
+      update(next, step.record.name, () => ({ state: "creating", maxTarget: step.to }));
+  }
+  return next;
+}
+
+/** Records the gap report. Guards that are gone are forgotten; slots keep their records for a second run and for `status`. */
+export function noteFinish(
+  journal: JournalState,
+  steps: readonly FinishStep[],
+  errors: ReadonlyMap<FinishStep, unknown>,
+  removed: readonly string[],
+  report: FinishReport,
+): JournalState {
+  const next = noteFinishIntents(journal, steps);
+  for (const step of steps)
+    if (step.kind === "materialise" && !errors.get(step))
+      update(next, step.record.name, () => ({ state: "owned", unsafe: null }));
+  const guards = Object.values(journal.guards).filter((guard) => !removed.includes(guard.name));
+  return {
+    ...next,
+    phase: "primary",
+    finish: report,
+    problems: [],
+    leftovers: journal.leftovers.filter((name) => !removed.includes(name)),
+    guards: Object.fromEntries(guards.map((guard) => [guard.databaseOid, guard])),
+  };
 }

@@ -29,7 +29,9 @@ export function bytesBetween(from: Lsn, to: Lsn): number {
 export function minLsn(...lsns: Lsn[]): Lsn {
   const [first, ...rest] = lsns;
   if (first === undefined) throw new RangeError("minLsn of nothing");
-  return rest.reduce((least, lsn) => (lsn < least ? lsn : least), first);
+  let least = first;
+  for (const lsn of rest) if (lsn < least) least = lsn;
+  return least;
 }
 
 /** The greater of two positions. */

@@ -25,8 +25,8 @@ export interface StandbyView {
   serverVersionNum: number;
   walLevel: string;
   hotStandbyFeedback: boolean;
-  /** The physical slot it streams from, or "" when unset. */
-  primarySlotName: string;
+  /** The physical slot it streams from; "" when unset, null when the role may not see the setting. */
+  primarySlotName: string | null;
   maxReplicationSlots: number;
   /** Slots of every kind that exist, ours and others. */
   usedSlots: number;

@@ -4,7 +4,7 @@ import type { JournalState } from "./journal.ts";
 import { bytesBetween, type Lsn, minLsn } from "./lsn.ts";
 import { guardName, holdName } from "./names.ts";
 import type { StandbyView } from "./observation.ts";
-import type { Memory, PlanInput } from "./plan.ts";
+import type { Backoff, Memory, PlanInput } from "./plan.ts";
 import type { StandbySlot } from "./slot.ts";
 
 /** One of our own slots, usable: valid and with a position. */
@@ -17,6 +17,8 @@ export interface DatabaseState {
   hold: Source | null;
   /** A guard is being created right now. */
   creating: boolean;
+  /** Why the last attempt to create it failed. */
+  failure: Backoff | null;
 }
 
 /** A guard is moved at least this often while WAL comes in, so that it does not hold more WAL than it must … */
@@ -45,6 +47,7 @@ export function inspectDatabase(
   return {
     ...database,
     creating,
+    failure: memory.backoff.get(guardBackoffKey(database.oid)) ?? null,
     guard: creating ? null : usable(find(record?.name), false),
     hold: usable(find(holdName(journal.instanceId, database.oid)), true),
   };

@@ -281,7 +281,9 @@ function coveredBy(position: Lsn, { guard, hold }: DatabaseState): "guard" | "ho
   return null;
 }
 
-function uncovered(position: Lsn, { guard, hold, name }: DatabaseState): Verdict {
+function uncovered(position: Lsn, { guard, hold, name, failure }: DatabaseState): Verdict {
+  if (!guard && failure)
+    return waiting(failure.reason, `the guard of database "${name}" cannot be created: ${failure.detail}`);
   if (!guard)
     return waiting(
       "no_consistent_snapshot",

@@ -89,7 +89,7 @@ export function inDropGrace(journal: JournalState, primary: PrimaryView, now: nu
 
 /** Plans one cycle. Call it only when no prerequisite stands against acting. */
 export function plan(input: PlanInput): Plan {
-  const { standby, memory } = input;
+  const { standby, journal, memory } = input;
   const result: Plan = {
     actions: [],
     verdicts: new Map(),
@@ -225,7 +225,10 @@ function dropLeftovers(input: PlanInput): Action[] {
       (slot) =>
         names.has(slot.name) && slot.activePid === null && !memory.busyDatabases.has(slot.databaseOid),
     )
-    .map((slot) => ({ kind: "drop_leftover", slot: slot.name }) as const);
+    .map(
+      ({ name, database, databaseOid }) =>
+        ({ kind: "drop_leftover", slot: name, database, databaseOid }) as const,
+    );
 }
 
 function sparedPositions(state: DatabaseState, input: PlanInput, result: Plan) {

@@ -42,7 +42,14 @@ export function standbyProblems(standby: StandbyView, journal: JournalState, now
         "hot_standby_feedback is off on the standby, so the primary may remove catalog rows that the slots need: set hot_standby_feedback = on there and reload",
       ),
     );
-  if (standby.primarySlotName === "")
+  if (standby.primarySlotName === null)
+    problems.push(
+      stop(
+        "standby_settings_hidden",
+        "the role in standby.dsn may not see primary_slot_name: GRANT pg_monitor TO it on the primary",
+      ),
+    );
+  else if (standby.primarySlotName === "")
     problems.push(
       stop(
         "primary_slot_name_unset",
@@ -107,7 +114,7 @@ export function primaryProblems(primary: PrimaryView, standby: StandbyView): Pro
         `wal_level is "${primary.walLevel}" on the primary: set wal_level = logical there and restart it`,
       ),
     );
-  if (standby.primarySlotName !== "") {
+  if (standby.primarySlotName) {
     if (primary.physicalSlot === null)
       problems.push(
         stop(
@@ -136,4 +143,11 @@ export function primaryProblems(primary: PrimaryView, standby: StandbyView): Pro
 /** True when something stands against syncing and against being ready. */
 export function anyStop(problems: readonly Problem[]): boolean {
   return problems.some((problem) => problem.severity === "stop");
+}
+
+const WRONG_SERVER = ["system_identifier_differs", "primary_in_recovery", "journal_of_another_cluster"];
+
+/** False when the other server may not be this standby's primary: what it says must not be recorded. */
+export function trustworthy(problems: readonly Problem[]): boolean {
+  return !problems.some((problem) => WRONG_SERVER.includes(problem.code));
 }

@@ -122,6 +122,12 @@ describe.each(testedMajors())("a session with PostgreSQL %i", (major) => {
   it("what a role and a database set has no effect: search_path, isolation, timeouts, formats (I13)", async () => {
     await server.query("create database hostile");
     await server.query("create role victim superuser login");
+    await server.query("create schema evil", [], "hostile");
+    await server.query(
+      "create function evil.lower(text) returns text language sql as 'select ''evil'''",
+      [],
+      "hostile",
+    );
     for (const what of ["database hostile", "role victim", "role victim in database hostile"]) {
       for (const setting of [
         "search_path = evil, pg_catalog",
@@ -132,24 +138,19 @@ describe.each(testedMajors())("a session with PostgreSQL %i", (major) => {
         "timezone = 'Asia/Tokyo'",
         "bytea_output = 'escape'",
         "client_encoding = 'LATIN1'",
-        ...(major >= 14 ? ["idle_session_timeout = '1ms'"] : []),
-        ...(major >= 17 ? ["transaction_timeout = '1ms'"] : []),
+        ...(major >= 14 ? ["idle_session_timeout = '3s'"] : []),
+        ...(major >= 17 ? ["transaction_timeout = '3s'"] : []),
       ]) {
         await server.query(`alter ${what} set ${setting}`);
       }
     }
-    await server.query("create schema evil", [], "hostile");
-    await server.query(
-      "create function evil.lower(text) returns text language sql as 'select ''evil'''",
-      [],
-      "hostile",
-    );
-
     const session = await open(parseConnInfo(server.dsn("hostile", "victim")));
     const [row] = await session.query(
       "select lower('X') as l, current_setting('search_path') as p, current_setting('transaction_isolation') as i, " +
         "current_setting('statement_timeout') as s, current_setting('client_encoding') as e, " +
-        "'2020-01-02'::date as d, '\\x01'::bytea as y, U&'\\20AC' as u, pg_sleep(0.01) as z",
+        "'2020-01-02'::date as d, '\\x01'::bytea as y, U&'\\20AC' as u, pg_sleep(0.01) as z, " +
+        "coalesce(current_setting('idle_session_timeout', true), '0') as n, " +
+        "coalesce(current_setting('transaction_timeout', true), '0') as o",
     );
     expect(row).toEqual({
       l: "x",
@@ -161,6 +162,8 @@ describe.each(testedMajors())("a session with PostgreSQL %i", (major) => {
       y: "\\x01",
       u: "€",
       z: "",
+      n: "0",
+      o: "0",
     });
     expect(session.usable).toBe(true);
   });

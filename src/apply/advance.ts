@@ -1,0 +1,47 @@
+/** Moving our slots forward by decoding, many in one statement (one round trip, one transaction). */
+import type { Action } from "../domain/action.ts";
+import { formatLsn } from "../domain/lsn.ts";
+import type { PgSession } from "../pg/session.ts";
+import { ADVANCE_SLOTS, advanceSlot, type Role } from "../pg/sql.ts";
+import { expectDone, type Outcome, WrongRoleError } from "./errors.ts";
+
+type Advance = Extract<Action, { kind: "advance" }>;
+
+/** Advances all at once; when one of them fails, each by itself, so that one slot's failure stays its own (I9). */
+export async function advanceSlots(session: PgSession, actions: readonly Advance[]): Promise<Outcome[]> {
+  try {
+    const names = actions.map((action) => action.slot);
+    const positions = actions.map((action) => formatLsn(action.to));
+    const what = `advancing ${actions.length} slot(s)`;
+    const rows = await session.query<{ name: string; done: string | null }>(
+      ADVANCE_SLOTS,
+      [names, positions],
+      { what },
+    );
+    const done = new Map(rows.map((row) => [row.name, row.done]));
+    return actions.map((action) => ({
+      action,
+      error: done.get(action.slot) ? null : new WrongRoleError(`${what}: the server's role has changed`),
+    }));
+  } catch (error) {
+    if (!session.usable || actions.length === 1) return actions.map((action) => ({ action, error }));
+  }
+  const outcomes: Outcome[] = [];
+  for (const action of actions) outcomes.push({ action, error: await failureOfOne(session, action) });
+  return outcomes;
+}
+
+async function failureOfOne(session: PgSession, action: Advance): Promise<unknown> {
+  try {
+    await advanceOne(session, "standby", action.slot, formatLsn(action.to));
+    return null;
+  } catch (error) {
+    return error;
+  }
+}
+
+/** Advances one slot. Throws what the server says, or WrongRoleError. */
+export async function advanceOne(session: PgSession, role: Role, slot: string, to: string): Promise<void> {
+  const what = `advancing slot "${slot}" to ${to}`;
+  expectDone(await session.query(advanceSlot(role), [slot, to], { what }), what);
+}

@@ -1,0 +1,138 @@
+/**
+ * Carries out plans: a lane per database, guards in creation beside them. A cycle waits for its lanes only for a moment; a lane that
+ * is still busy then (a long decode, a blocked advance) goes on by itself, and the other databases with the next cycle (I9).
+ */
+import type { Action } from "../domain/action.ts";
+import type { PgSession } from "../pg/session.ts";
+import { CANCEL_BACKEND } from "../pg/sql.ts";
+import type { Outcome } from "./errors.ts";
+import { createGuard } from "./guard.ts";
+import { HoldKeeper } from "./hold.ts";
+import { runLane } from "./lane.ts";
+
+export interface ApplierOptions {
+  instanceId: string;
+  /** Opens a session on the standby; `patient` ones may run a statement for minutes. */
+  open: (database: string, purpose: string, patient: boolean) => Promise<PgSession>;
+  /** Asks the primary for a running-xacts record. */
+  nudgePrimary: () => Promise<void>;
+  /** Called for every action once, in whatever cycle it ends. */
+  onOutcome: (outcome: Outcome) => void;
+}
+
+/** How long a cycle waits for its lanes. */
+const PATIENCE_MS = 1_000;
+/** How long statements in flight may take to end once they are cancelled. */
+const HALT_WITHIN_MS = 2_000;
+
+export class Applier {
+  readonly #options: ApplierOptions;
+  readonly #sessions = new Map<string, PgSession>();
+  readonly #running = new Set<PgSession>();
+  readonly #lanes = new Map<number, Promise<void>>();
+  readonly #guards = new Map<number, Promise<void>>();
+  readonly #holds: HoldKeeper;
+  #stop = new AbortController();
+
+  constructor(options: ApplierOptions) {
+    this.#options = options;
+    this.#holds = new HoldKeeper((database) => options.open(database, "hold", false));
+  }
+
+  /** Databases whose lane has not come to its end. */
+  get busyDatabases(): ReadonlySet<number> {
+    return new Set(this.#lanes.keys());
+  }
+
+  /** Databases whose guard is being created. */
+  get creatingGuards(): ReadonlySet<number> {
+    return new Set(this.#guards.keys());
+  }
+
+  /** Starts the actions; resolves when all lanes are through, or after a moment. */
+  async apply(actions: readonly Action[]): Promise<void> {
+    const byDatabase = new Map<number, Action[]>();
+    for (const action of actions) {
+      if (action.kind === "create_guard") this.#startGuard(action);
+      else byDatabase.set(action.databaseOid, [...(byDatabase.get(action.databaseOid) ?? []), action]);
+    }
+    for (const [oid, list] of byDatabase) this.#startLane(oid, list);
+    if (this.#lanes.size > 0) await within(PATIENCE_MS, Promise.all(this.#lanes.values()));
+  }
+
+  #startLane(oid: number, actions: Action[]): void {
+    const database = actions[0]?.database ?? "";
+    const lane = runLane(actions, {
+      instanceId: this.#options.instanceId,
+      session: () => this.#session(database),
+      holds: this.#holds,
+      signal: this.#stop.signal,
+      report: this.#options.onOutcome,
+    }).finally(() => this.#lanes.delete(oid));
+    this.#lanes.set(oid, lane);
+  }
+
+  #startGuard(action: Extract<Action, { kind: "create_guard" }>): void {
+    const creation = this.#createGuard(action)
+      .then(
+        () => this.#options.onOutcome({ action, error: null }),
+        (error: unknown) => this.#options.onOutcome({ action, error }),
+      )
+      .finally(() => this.#guards.delete(action.databaseOid));
+    this.#guards.set(action.databaseOid, creation);
+  }
+
+  async #createGuard(action: Extract<Action, { kind: "create_guard" }>): Promise<void> {
+    const session = await this.#options.open(action.database, "guard", true);
+    this.#running.add(session);
+    try {
+      await createGuard(session, action.guard, this.#options.nudgePrimary);
+    } finally {
+      this.#running.delete(session);
+      await session.close();
+    }
+  }
+
+  async #session(database: string): Promise<PgSession> {
+    const known = this.#sessions.get(database);
+    if (known?.usable) return known;
+    const session = await this.#options.open(database, "lane", false);
+    this.#sessions.set(database, session);
+    return session;
+  }
+
+  /**
+   * I8: nothing more is started, and what is running is cancelled through `control`; resolves when it has ended, or after two
+   * seconds. Holds stay: the finishing step may still copy from them.
+   */
+  async halt(control: PgSession): Promise<void> {
+    this.#stop.abort();
+    const inFlight = [...this.#lanes.values(), ...this.#guards.values()];
+    if (inFlight.length === 0) return;
+    const pids = [...this.#sessions.values(), ...this.#running].map((session) => session.backendPid);
+    for (const pid of pids) await control.query(CANCEL_BACKEND, [pid]).catch(() => {});
+    await within(HALT_WITHIN_MS, Promise.all(inFlight));
+  }
+
+  /** Ends every session, and with them every temporary slot. The applier can be used again afterwards. */
+  async close(): Promise<void> {
+    this.#stop.abort();
+    const sessions = [...this.#sessions.values(), ...this.#running];
+    this.#sessions.clear();
+    await Promise.all([...sessions.map((session) => session.close()), this.#holds.releaseAll()]);
+    await Promise.all([...this.#lanes.values(), ...this.#guards.values()]);
+    this.#stop = new AbortController();
+  }
+}
+
+async function within(ms: number, work: Promise<unknown>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const timeout = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  try {
+    await Promise.race([work, timeout]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

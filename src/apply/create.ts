@@ -1,0 +1,97 @@
+/** Failover slots come into being at their exact position (G2b): copy the source, advance the copy, copy that to the real name. */
+import type { Action } from "../domain/action.ts";
+import { formatLsn, type Lsn, parseLsn } from "../domain/lsn.ts";
+import { isPgError, SQLSTATE } from "../pg/errors.ts";
+import type { PgSession } from "../pg/session.ts";
+import { advanceSlot, copySlot, dropSlot, type Role } from "../pg/sql.ts";
+import { dropOwnSlot } from "./drop.ts";
+import { expectDone, ReasonedError } from "./errors.ts";
+
+export type Create = Pick<Extract<Action, { kind: "create" }>, "slot" | "plugin" | "from" | "to"> & {
+  /** A slot of ours that has the name is dropped just before. */
+  replaces?: boolean;
+};
+
+/**
+ * Creates slots, those that can share a working copy from the earliest position to the latest, so that its decoding is shared.
+ * Reports each outcome; throws only when the session is lost.
+ */
+export async function createSlots<A extends Create>(
+  session: PgSession,
+  role: Role,
+  work: string,
+  creates: readonly A[],
+  report: (create: A, error: unknown) => void,
+): Promise<void> {
+  const ordered = creates.toSorted((a, b) => a.from.localeCompare(b.from) || Number(a.to - b.to));
+  let copy = null as { from: string; at: Lsn } | null;
+  for (const create of ordered) {
+    try {
+      if (copy?.from !== create.from) {
+        if (copy) await dropWork(session, role, work);
+        copy = { from: create.from, at: await makeWork(session, role, create.from, work) };
+      }
+      copy.at = await bringTo(session, role, work, copy.at, create.to);
+      await takeName(session, role, work, create);
+      report(create, null);
+    } catch (error) {
+      // the error has dropped the working copy: an ERROR ends every temporary slot of its session
+      copy = null;
+      report(create, error);
+      if (!session.usable) throw error;
+    }
+  }
+  if (copy) await dropWork(session, role, work);
+}
+
+async function makeWork(session: PgSession, role: Role, from: string, work: string): Promise<Lsn> {
+  const what = `copying "${from}" to a temporary slot`;
+  const rows = await session.query<{ done: string | null }>(copySlot(role), [from, work, true, "pgoutput"], {
+    what,
+  });
+  return parseLsn(expectDone(rows, what));
+}
+
+async function bringTo(session: PgSession, role: Role, work: string, at: Lsn, to: Lsn): Promise<Lsn> {
+  if (to < at)
+    throw new ReasonedError(
+      "wal_or_rows_removed",
+      `the source stands at ${formatLsn(at)}, past ${formatLsn(to)}`,
+    );
+  if (to === at) return at;
+  const what = `advancing a copy of the guard to ${formatLsn(to)}`;
+  const rows = await session.query<{ done: string | null }>(advanceSlot(role), [work, formatLsn(to)], {
+    what,
+  });
+  const reached = parseLsn(expectDone(rows, what));
+  if (reached !== to)
+    throw new ReasonedError(
+      "wal_not_flushed",
+      `${what} ended at ${formatLsn(reached)}: this server has no more WAL`,
+    );
+  return reached;
+}
+
+async function takeName(session: PgSession, role: Role, work: string, create: Create): Promise<void> {
+  const what = `creating slot "${create.slot}" at ${formatLsn(create.to)}`;
+  if (create.replaces) await dropOwnSlot(session, role, create.slot);
+  try {
+    expectDone(
+      await session.query(copySlot(role), [work, create.slot, false, create.plugin], { what }),
+      what,
+    );
+  } catch (error) {
+    if (!isPgError(error, SQLSTATE.undefinedFile)) throw error;
+    throw new ReasonedError(
+      "plugin_missing",
+      `output plugin "${create.plugin}" is not installed on this server`,
+      {
+        cause: error,
+      },
+    );
+  }
+}
+
+async function dropWork(session: PgSession, role: Role, work: string): Promise<void> {
+  await session.query(dropSlot(role), [work], { what: "dropping a temporary slot" });
+}

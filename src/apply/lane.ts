@@ -1,0 +1,118 @@
+/** Runs one database's actions in their order, on one connection. Each action's failure is its own (I9). */
+import type { Action } from "../domain/action.ts";
+import { assertNever } from "../domain/assert-never.ts";
+import { workName } from "../domain/names.ts";
+import type { PgSession } from "../pg/session.ts";
+import { advanceSlots } from "./advance.ts";
+import { createSlots } from "./create.ts";
+import { dropOwnSlot } from "./drop.ts";
+import { type Outcome, WrongRoleError } from "./errors.ts";
+import { advanceGuard } from "./guard.ts";
+import type { HoldKeeper } from "./hold.ts";
+import { probePlugin } from "./probe.ts";
+import { replaceSlot } from "./replace.ts";
+
+export interface LaneContext {
+  instanceId: string;
+  session: () => Promise<PgSession>;
+  holds: HoldKeeper;
+  signal: AbortSignal;
+  report: (outcome: Outcome) => void;
+}
+
+/** Runs all of them, and reports an outcome for every one. Never throws. */
+export async function runLane(actions: readonly Action[], context: LaneContext): Promise<void> {
+  for (const batch of batches(actions)) {
+    if (context.signal.aborted) {
+      reportAll(batch, new WrongRoleError("syncing has been halted"), context);
+      continue;
+    }
+    const reported = new Set<Action>();
+    const once = (outcome: Outcome) => {
+      reported.add(outcome.action);
+      context.report(outcome);
+    };
+    try {
+      await runBatch(batch, { ...context, report: once });
+    } catch (error) {
+      reportAll(
+        batch.filter((action) => !reported.has(action)),
+        error,
+        context,
+      );
+    }
+  }
+}
+
+function reportAll(actions: readonly Action[], error: unknown, { report }: LaneContext): void {
+  for (const action of actions) report({ action, error });
+}
+
+const BATCHED: readonly Action["kind"][] = ["create", "advance"];
+
+/** Neighbours of a kind that is cheaper together, else one by one. */
+function batches(actions: readonly Action[]): Action[][] {
+  const result: Action[][] = [];
+  for (const action of actions) {
+    const last = result.at(-1);
+    if (last?.[0]?.kind === action.kind && BATCHED.includes(action.kind)) last.push(action);
+    else result.push([action]);
+  }
+  return result;
+}
+
+function ofKind<K extends Action["kind"]>(
+  actions: readonly Action[],
+  kind: K,
+): Extract<Action, { kind: K }>[] {
+  return actions.filter((action): action is Extract<Action, { kind: K }> => action.kind === kind);
+}
+
+async function runBatch(batch: readonly Action[], context: LaneContext): Promise<void> {
+  const [action] = batch;
+  if (!action) return;
+  if (action.kind === "create") {
+    const work = workName(context.instanceId, action.databaseOid);
+    await createSlots(await context.session(), "standby", work, ofKind(batch, "create"), (create, error) =>
+      context.report({ action: create, error }),
+    );
+    return;
+  }
+  if (action.kind === "advance") {
+    for (const outcome of await advanceSlots(await context.session(), ofKind(batch, "advance")))
+      context.report(outcome);
+    return;
+  }
+  await runOne(action, context);
+  context.report({ action, error: null });
+}
+
+async function runOne(
+  action: Exclude<Action, { kind: "create" | "advance" }>,
+  context: LaneContext,
+): Promise<void> {
+  switch (action.kind) {
+    case "advance_guard":
+      return advanceGuard(await context.session(), action.guard, action.to);
+    case "create_hold":
+      return context.holds.create(action.database, action.hold, action.from);
+    case "release_hold":
+      return context.holds.release(action.hold);
+    case "probe_plugin":
+      return probePlugin(
+        await context.session(),
+        workName(context.instanceId, action.databaseOid),
+        action.from,
+        action.plugin,
+      );
+    case "replace":
+      return replaceSlot(await context.session(), action);
+    case "drop":
+    case "drop_leftover":
+      return dropOwnSlot(await context.session(), "standby", action.slot);
+    case "create_guard":
+      throw new Error("guards are created beside the lanes");
+    default:
+      return assertNever(action);
+  }
+}

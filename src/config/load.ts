@@ -1,0 +1,498 @@
+// The configuration, read once at the door: flags over environment over file, every problem found at once, and each
+// told with its key, where it was set, its value (never a password) and what to put there instead.
+import { readFileSync } from "node:fs";
+import path from "node:path";
+import { LineCounter, parseDocument } from "yaml";
+import type { z } from "zod";
+import type { Selector } from "../domain/selector.ts";
+import {
+  type ConnInfo,
+  ConnInfoError,
+  type Environment,
+  parseConnInfo,
+  redactConnInfo,
+} from "../pg/conninfo.ts";
+import {
+  CONFIG_KEYS,
+  type ConfigKey,
+  configSchema,
+  parseListen,
+  SECTION_NAMES,
+  SELECTOR_KEYS,
+  selectorExpects,
+  type selectorSchema,
+  type TextForm,
+} from "./schema.ts";
+import { suggest } from "./suggest.ts";
+
+export interface Config {
+  readonly standby: { readonly conn: ConnInfo; readonly dataDirectory?: string; readonly name?: string };
+  /** Without a connection of its own, the standby's primary_conninfo is used. */
+  readonly primary: { readonly conn?: ConnInfo };
+  readonly slots: { readonly include: readonly Selector[]; readonly exclude: readonly Selector[] };
+  readonly stateDirectory: string;
+  readonly nap: { readonly minMs: number; readonly maxMs: number };
+  readonly log: {
+    readonly level: "trace" | "debug" | "info" | "warn" | "error" | "fatal" | "silent";
+    readonly format: "json" | "pretty";
+  };
+  readonly http: { readonly listen?: { readonly host: string; readonly port: number } };
+  readonly timeouts: { readonly connectMs: number; readonly statementMs: number; readonly answerMs: number };
+  readonly guards: { readonly databases: "auto" | readonly string[] };
+  readonly advance: { readonly duty: number };
+  readonly finish: { readonly connections: number };
+}
+
+export interface ConfigProblem {
+  /** `nap.min_ms`, `slots.include[0].name`; empty when it is about a whole file. */
+  readonly key: string;
+  /** `slotsync.yaml line 12`, `SLOTSYNC_NAP_MIN_MS`, `command line` */
+  readonly source?: string;
+  /** As it may be shown. */
+  readonly value?: string;
+  readonly problem: string;
+  readonly fix?: string;
+}
+
+export function describeProblem({ key, source, value, problem, fix }: ConfigProblem): string {
+  const where = [key, source && (key === "" ? source : `(${source})`)].filter(Boolean).join(" ");
+  return `${where}${value === undefined ? "" : ` = ${value}`}: ${problem}${fix === undefined ? "" : `; ${fix}`}`;
+}
+
+/** The message lists every problem, one a line. */
+export class ConfigError extends Error {
+  override readonly name = "ConfigError";
+  readonly problems: readonly ConfigProblem[];
+
+  constructor(problems: readonly ConfigProblem[]) {
+    const one = problems.length === 1;
+    super(
+      [`the configuration has ${one ? "a problem" : `${problems.length} problems`}:`]
+        .concat(problems.map((problem) => `  - ${describeProblem(problem)}`))
+        .join("\n"),
+    );
+    this.problems = problems;
+  }
+}
+
+export interface ConfigSources {
+  /** The YAML file; without it SLOTSYNC_CONFIG names it, and without that there is none. */
+  readonly file?: string | undefined;
+  readonly env: Environment;
+  /** From the command line, by key: `{ "log.level": "debug" }`. Text is read as in the environment. */
+  readonly flags?: Readonly<Record<string, unknown>> | undefined;
+}
+
+export interface LoadedConfig {
+  readonly config: Config;
+  readonly warnings: readonly string[];
+}
+
+const ENV_PREFIX = "SLOTSYNC_";
+const ENV_FILE = "SLOTSYNC_CONFIG";
+const KEY_OF_PATH = new Map(CONFIG_KEYS.map((key) => [key.path, key]));
+const KEY_OF_ENV = new Map(CONFIG_KEYS.map((key) => [key.env, key]));
+
+type Path = readonly PropertyKey[];
+
+interface Given {
+  readonly value: unknown;
+  /** Where the value, or this part of it, was written. */
+  readonly source: (part: Path) => string;
+}
+
+const dotted = (path: Path): string =>
+  path.reduce<string>(
+    (text, part) =>
+      typeof part === "number" ? `${text}[${part}]` : text === "" ? String(part) : `${text}.${String(part)}`,
+    "",
+  );
+
+const isRecord = (value: unknown): value is Record<string, unknown> =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+
+const LONGEST_SHOWN = 80;
+
+/** A value as it may be shown: whatever could be a connection string goes without what could be a password. */
+function show(key: string, value: unknown): string {
+  if (isRecord(value) || Array.isArray(value)) return Array.isArray(value) ? "a list" : "a section";
+  const mayBeDsn = typeof value === "string" && (key.endsWith("dsn") || /:\/\/|pass|=/i.test(value));
+  const text = JSON.stringify(mayBeDsn ? redactConnInfo(value) : value) ?? "nothing";
+  return text.length > LONGEST_SHOWN ? `${text.slice(0, LONGEST_SHOWN)}…` : text;
+}
+
+const didYouMean = (word: string | undefined, otherwise: string): string =>
+  word === undefined ? otherwise : `did you mean ${word}?`;
+
+function suggestKey(unknown: string, within: string): string | undefined {
+  const siblings = CONFIG_KEYS.map((key) => key.path).filter((one) => one.startsWith(within));
+  const name = suggest(
+    unknown,
+    within === ""
+      ? [...SECTION_NAMES, ...siblings.filter((one) => !one.includes("."))]
+      : siblings.map((one) => one.slice(within.length)),
+  );
+  if (name !== undefined) return `${within}${name}`;
+  // perhaps the right name in the wrong place, or the whole path as one word
+  const last = unknown.split(".").at(-1) ?? unknown;
+  return (
+    CONFIG_KEYS.find((key) => key.path.split(".").at(-1) === last)?.path ??
+    suggest(
+      unknown,
+      CONFIG_KEYS.map((key) => key.path),
+    )
+  );
+}
+
+/** Reads YAML; undefined after a problem. What the parser quotes from the text is left out: it may be a password. */
+function parseYaml(text: string, source: string, problems: ConfigProblem[], key = "") {
+  const lines = new LineCounter();
+  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
+  const report = (problem: string, at?: number) => {
+    const place = at === undefined ? undefined : lines.linePos(at);
+    problems.push({
+      key,
+      source: place ? `${source} line ${place.line} column ${place.col}` : source,
+      problem: `not valid YAML: ${problem}`,
+    });
+  };
+  for (const error of document.errors) {
+    report(/^[^:"(]*/.exec(error.message)?.[0].trim() || "unexpected text", error.pos[0]);
+  }
+  if (document.errors.length > 0) return undefined;
+  const lineOf = (path: Path): number | undefined => {
+    // as near as there is a line for: the value's, or that of what it stands in
+    for (let length = path.length; length > 0; length--) {
+      const node: unknown = document.getIn(path.slice(0, length), true);
+      const range = isRecord(node) && Array.isArray(node.range) ? (node.range as number[]) : undefined;
+      if (range?.[0] !== undefined) return lines.linePos(range[0]).line;
+    }
+    return undefined;
+  };
+  try {
+    return { value: document.toJS() as unknown, lineOf };
+  } catch {
+    report("its aliases cannot be resolved");
+    return undefined;
+  }
+}
+
+function readFile(file: string, given: Map<string, Given>, problems: ConfigProblem[]): void {
+  let text: string;
+  try {
+    text = readFileSync(file, "utf8");
+  } catch (error) {
+    problems.push({
+      key: "",
+      source: file,
+      problem: `the file cannot be read (${(error as NodeJS.ErrnoException).code})`,
+      fix: `give the path of a YAML file with --config or ${ENV_FILE}`,
+    });
+    return;
+  }
+  const yaml = parseYaml(text, file, problems);
+  if (!yaml || yaml.value === null || yaml.value === undefined) return;
+  const sourceOf = (path: Path): string => {
+    const line = yaml.lineOf(path);
+    return line === undefined ? file : `${file} line ${line}`;
+  };
+  if (!isRecord(yaml.value)) {
+    problems.push({
+      key: "",
+      source: file,
+      problem: "the file has no keys",
+      fix: "write standby: and below it dsn: …",
+    });
+    return;
+  }
+  const take = (path: readonly string[], value: unknown) => {
+    // a key without a value is one that is not set
+    if (value !== null) given.set(dotted(path), { value, source: (part) => sourceOf([...path, ...part]) });
+  };
+  const unknown = (path: readonly string[]) => {
+    const within = path.length > 1 ? `${path[0]}.` : "";
+    // its value is not shown: a misspelt key may hold a password
+    problems.push({
+      key: dotted(path),
+      source: sourceOf(path),
+      problem: "there is no such key",
+      fix: didYouMean(suggestKey(path.at(-1) ?? "", within), "take it out"),
+    });
+  };
+  for (const [name, value] of Object.entries(yaml.value)) {
+    if (KEY_OF_PATH.has(name)) take([name], value);
+    else if (!SECTION_NAMES.includes(name)) unknown([name]);
+    else if (isRecord(value)) {
+      for (const [key, inner] of Object.entries(value)) {
+        if (KEY_OF_PATH.has(`${name}.${key}`)) take([name, key], inner);
+        else unknown([name, key]);
+      }
+    } else if (value !== null) {
+      const keys = CONFIG_KEYS.filter((key) => key.path.startsWith(`${name}.`)).map(
+        (key) => key.path.split(".")[1],
+      );
+      problems.push({
+        key: name,
+        source: sourceOf([name]),
+        value: show("dsn", value),
+        problem: "not a section",
+        fix: `put the keys ${keys.join(", ")} below it, indented`,
+      });
+    }
+  }
+}
+
+/** Text of the environment or the command line as the value it stands for; undefined after a problem. */
+function readText(key: ConfigKey, text: string, source: string, problems: ConfigProblem[]): unknown {
+  const readers: Record<TextForm, () => unknown> = {
+    text: () => text,
+    number: () => (/^\s*[+-]?(\d+\.?\d*|\.\d+)\s*$/.test(text) ? Number(text) : text),
+    listen: () => (/^\d+$/.test(text.trim()) ? Number(text) : text.trim()),
+    databases: () => {
+      if (/^\s*\[/.test(text)) return parseYaml(text, source, problems, key.path)?.value;
+      return text.trim() === "auto" ? "auto" : text.split(",").map((name) => name.trim());
+    },
+    selectors: () => {
+      if (!/^\s*[[{-]/.test(text)) return readShortSelectors(key, text, source, problems);
+      const value = parseYaml(text, source, problems, key.path)?.value;
+      return isRecord(value) ? [value] : value;
+    },
+  };
+  return readers[key.form]();
+}
+
+/** `name_like=app_%;plugin=pgoutput,name=other`: conditions with ";" between them, rules with ",". */
+function readShortSelectors(
+  key: ConfigKey,
+  text: string,
+  source: string,
+  problems: ConfigProblem[],
+): unknown {
+  const rules: Record<string, string>[] = [];
+  for (const rule of text.split(",")) {
+    const conditions: [string, string][] = [];
+    for (const condition of rule.split(";")) {
+      const equals = condition.indexOf("=");
+      if (equals === -1) {
+        problems.push({
+          key: key.path,
+          source,
+          value: show(key.path, condition.trim()),
+          problem: 'a condition has no "="',
+          fix: 'write name=… or name_like=…, with ";" between conditions and "," between rules, or a YAML list',
+        });
+        return undefined;
+      }
+      conditions.push([condition.slice(0, equals).trim(), condition.slice(equals + 1).trim()]);
+    }
+    rules.push(Object.fromEntries(conditions));
+  }
+  return rules;
+}
+
+function readEnvironment(env: Environment, given: Map<string, Given>, problems: ConfigProblem[]): void {
+  for (const [name, text] of Object.entries(env)) {
+    if (!name.startsWith(ENV_PREFIX) || name === ENV_FILE || text === undefined) continue;
+    const key = KEY_OF_ENV.get(name);
+    if (!key) {
+      problems.push({
+        key: name,
+        source: "environment",
+        problem: "there is no such variable",
+        fix: didYouMean(suggest(name, [...KEY_OF_ENV.keys(), ENV_FILE]), "unset it"),
+      });
+    } else if (text !== "") {
+      // set but empty is how compose files and charts say "not set"
+      const value = readText(key, text, name, problems);
+      if (value !== undefined) given.set(key.path, { value, source: () => name });
+    }
+  }
+}
+
+function readFlags(
+  flags: Readonly<Record<string, unknown>>,
+  given: Map<string, Given>,
+  problems: ConfigProblem[],
+): void {
+  const source = "command line";
+  for (const [path, flag] of Object.entries(flags)) {
+    const key = KEY_OF_PATH.get(path);
+    if (!key) {
+      const fix = didYouMean(suggestKey(path, ""), "take it out");
+      problems.push({ key: path, source, problem: "there is no such key", fix });
+    } else if (flag !== undefined) {
+      const value = typeof flag === "string" ? readText(key, flag, source, problems) : flag;
+      if (value !== undefined) given.set(path, { value, source: () => source });
+    }
+  }
+}
+
+const WHAT_IS_WRONG: Partial<Record<z.core.$ZodIssue["code"], string>> = {
+  invalid_type: "not the right kind of value",
+  too_small: "too small",
+  too_big: "too big",
+};
+
+function problemsOfIssue(issue: z.core.$ZodIssue, given: ReadonlyMap<string, Given>): ConfigProblem[] {
+  const key = CONFIG_KEYS.find(({ path }) => {
+    const parts = path.split(".");
+    return parts.every((part, index) => part === issue.path[index]);
+  });
+  if (!key) return [{ key: dotted(issue.path), problem: issue.message }];
+  const written = given.get(key.path);
+  if (!written) {
+    return [
+      { key: key.path, problem: "it is required", fix: `give ${key.expects} in the file or as ${key.env}` },
+    ];
+  }
+  const part = issue.path.slice(key.path.split(".").length);
+  const value = part.reduce<unknown>(
+    (inner, step) => (inner as Record<PropertyKey, unknown> | undefined)?.[step],
+    written.value,
+  );
+  const common = { key: dotted(issue.path), source: written.source(part) };
+  if (issue.code === "unrecognized_keys") {
+    return issue.keys.map((name) => ({
+      ...common,
+      key: `${common.key}.${name}`,
+      problem: "there is no such condition",
+      fix: didYouMean(suggest(name, SELECTOR_KEYS), `there are ${SELECTOR_KEYS.join(", ")}`),
+    }));
+  }
+  const inSelector = key.form === "selectors" && part.length > 0;
+  const empty = isRecord(value) && Object.keys(value).length === 0;
+  const expects = inSelector
+    ? selectorExpects(part[1] === undefined ? undefined : String(part[1]))
+    : key.expects;
+  return [
+    {
+      ...common,
+      ...(!empty && { value: show(key.path, value) }),
+      problem: empty ? "it is empty and would match every slot" : (WHAT_IS_WRONG[issue.code] ?? "not valid"),
+      fix: `give ${expects}`,
+    },
+  ];
+}
+
+/** What one key alone cannot tell. Looks only at values that are right by themselves. */
+function crossCheck(given: ReadonlyMap<string, Given>, wrong: ReadonlySet<string>): ConfigProblem[] {
+  const numberAt = (path: string): number | undefined => {
+    const value = given.has(path) ? given.get(path)?.value : KEY_OF_PATH.get(path)?.default;
+    return wrong.has(path) || typeof value !== "number" ? undefined : value;
+  };
+  const problems: ConfigProblem[] = [];
+  const atLeast = (upper: string, lower: string, strictly: boolean) => {
+    const [high, low] = [numberAt(upper), numberAt(lower)];
+    if (high === undefined || low === undefined || (strictly ? high > low : high >= low)) return;
+    // name the one that was written; the other may be a default
+    const blamed = given.has(upper) || !given.has(lower) ? upper : lower;
+    const source = given.get(blamed)?.source([]);
+    const more = strictly ? "more than" : "at least";
+    problems.push({
+      key: blamed,
+      ...(source !== undefined && { source }),
+      value: String(blamed === upper ? high : low),
+      problem: `${upper} (${high}) must be ${more} ${lower} (${low})`,
+      fix: blamed === upper ? `raise it, or lower ${lower}` : `lower it, or raise ${upper}`,
+    });
+  };
+  atLeast("nap.max_ms", "nap.min_ms", false);
+  atLeast("timeouts.answer_ms", "timeouts.statement_ms", true);
+  return problems;
+}
+
+function readDsn(
+  key: string,
+  given: ReadonlyMap<string, Given>,
+  env: Environment,
+  problems: ConfigProblem[],
+): ConnInfo | undefined {
+  const written = given.get(key);
+  if (typeof written?.value !== "string" || written.value === "") return undefined;
+  try {
+    return parseConnInfo(written.value, env);
+  } catch (error) {
+    if (!(error instanceof ConnInfoError)) throw error;
+    problems.push({
+      key,
+      source: written.source([]),
+      value: show(key, written.value),
+      problem: error.message,
+      fix: "give a libpq connection string",
+    });
+    return undefined;
+  }
+}
+
+function toSelector({ name, name_like, plugin, database }: z.output<typeof selectorSchema>): Selector {
+  return {
+    ...(name !== undefined && { name }),
+    ...(name_like !== undefined && { nameLike: name_like }),
+    ...(plugin !== undefined && { plugin }),
+    ...(database !== undefined && { database }),
+  };
+}
+
+/** Throws ConfigError, which lists all there is to mend. */
+export function loadConfig({ file, env, flags = {} }: ConfigSources): LoadedConfig {
+  const problems: ConfigProblem[] = [];
+  const given = new Map<string, Given>();
+  const configFile = file ?? (env[ENV_FILE] || undefined);
+  if (configFile !== undefined) readFile(configFile, given, problems);
+  readEnvironment(env, given, problems);
+  readFlags(flags, given, problems);
+
+  const merged: Record<string, unknown> = Object.fromEntries(SECTION_NAMES.map((name) => [name, {}]));
+  for (const [path, { value }] of given) {
+    const [first = "", second] = path.split(".");
+    if (second === undefined) merged[first] = value;
+    else (merged[first] as Record<string, unknown>)[second] = value;
+  }
+  // not "required" on top of the reason why it could not be read
+  const blamed = new Set(problems.map(({ key }) => key));
+  const parsed = configSchema.safeParse(merged);
+  const wrong = new Set<string>();
+  for (const issue of parsed.error?.issues ?? []) {
+    for (const problem of problemsOfIssue(issue, given)) {
+      wrong.add(problem.key);
+      if (!blamed.has(problem.key) && !(blamed.has("standby") && problem.key === "standby.dsn"))
+        problems.push(problem);
+    }
+  }
+  problems.push(...crossCheck(given, wrong));
+  const standbyConn = readDsn("standby.dsn", given, env, problems);
+  const primaryConn = readDsn("primary.dsn", given, env, problems);
+  if (problems.length > 0 || !parsed.success || standbyConn === undefined) throw new ConfigError(problems);
+
+  const raw = parsed.data;
+  const listen = raw.http.listen === undefined ? undefined : parseListen(raw.http.listen);
+  const { data_directory: dataDirectory, name } = raw.standby;
+  const config: Config = {
+    standby: {
+      conn: standbyConn,
+      ...(dataDirectory !== undefined && { dataDirectory: path.resolve(dataDirectory) }),
+      ...(name !== undefined && { name }),
+    },
+    primary: primaryConn === undefined ? {} : { conn: primaryConn },
+    slots: { include: raw.slots.include.map(toSelector), exclude: raw.slots.exclude.map(toSelector) },
+    stateDirectory: path.resolve(raw.state_directory),
+    nap: { minMs: raw.nap.min_ms, maxMs: raw.nap.max_ms },
+    log: raw.log,
+    http: listen === undefined ? {} : { listen },
+    timeouts: {
+      connectMs: raw.timeouts.connect_ms,
+      statementMs: raw.timeouts.statement_ms,
+      answerMs: raw.timeouts.answer_ms,
+    },
+    guards: raw.guards,
+    advance: raw.advance,
+    finish: raw.finish,
+  };
+  const warnings =
+    config.slots.include.length === 0
+      ? [
+          'slots.include is empty: no slot is protected; name them there, for instance [{name_like: "%"}] for all',
+        ]
+      : [];
+  return { config, warnings };
+}

@@ -1,0 +1,122 @@
+/** What `status`, `check`, the HTTP endpoints and the cycle's sentence say: one shape, built here and nowhere else. */
+import type { FinishReport } from "./finish.ts";
+import type { JournalState, SlotRecord } from "./journal.ts";
+import { bytesBetween, formatLsn, type Lsn } from "./lsn.ts";
+import type { StandbyView } from "./observation.ts";
+import { anyStop, type Problem } from "./prerequisites.ts";
+import { isFailoverReady, type Protection, type Reason } from "./protection.ts";
+import type { StandbySlot } from "./slot.ts";
+
+export type Role = "standby" | "promoting" | "primary";
+
+/** One failover slot. LSNs in PostgreSQL's text form. */
+export interface SlotStatus {
+  name: string;
+  database: string;
+  plugin: string;
+  protection: Protection;
+  reason: Reason | null;
+  detail: string | null;
+  primaryConfirmedFlushLsn: string | null;
+  standbyConfirmedFlushLsn: string | null;
+  /** Our slot's on the standby. */
+  restartLsn: string | null;
+  /** Bytes of WAL between the two positions; null while there is no slot on the standby. */
+  lagBytes: number | null;
+  /** ISO time since when protection and reason have been what they are. */
+  since: string;
+}
+
+export interface GuardStatus {
+  database: string;
+  name: string;
+  confirmedFlushLsn: string | null;
+}
+
+export interface Status {
+  role: Role;
+  /** True when a failover to this node now would lose no change for any subscriber. */
+  ready: boolean;
+  /** `live`: both servers were asked. `journal`: the primary does not answer, this is what was seen last. */
+  source: "live" | "journal";
+  /** ISO time of what is told here, or null when nothing was ever seen. */
+  observedAt: string | null;
+  /** ISO time since when the primary has not answered, or null. */
+  primaryLostAt: string | null;
+  problems: Problem[];
+  slots: SlotStatus[];
+  guards: GuardStatus[];
+  /** How the last promotion went, or null. */
+  finish: FinishReport | null;
+}
+
+/** A status from a journal that has just recorded an observation; `standby` is null when it could not be looked at. */
+export function buildStatus(
+  journal: JournalState,
+  standby: Pick<StandbyView, "slots"> | null,
+  problems: readonly Problem[],
+  source: Status["source"],
+): Status {
+  const locals = new Map(standby?.slots.map((slot) => [slot.name, slot]));
+  const slots = Object.values(journal.slots)
+    .map((record) => slotStatus(record, locals.get(record.name)))
+    .toSorted((a, b) => (a.name < b.name ? -1 : 1));
+  return {
+    role: journal.phase,
+    ready:
+      journal.phase === "standby" &&
+      !anyStop(problems) &&
+      slots.every((slot) => isFailoverReady(slot.protection)),
+    source,
+    observedAt: isoOrNull(journal.observedAt),
+    primaryLostAt: isoOrNull(journal.primaryLostAt ?? 0),
+    problems: [...problems],
+    slots,
+    guards: Object.values(journal.guards).map(({ database, name }) => ({
+      database,
+      name,
+      confirmedFlushLsn: text(locals.get(name)?.confirmedFlushLsn),
+    })),
+    finish: journal.finish,
+  };
+}
+
+function slotStatus(record: SlotRecord, local: StandbySlot | undefined): SlotStatus {
+  const confirmed = record.primaryConfirmedFlushLsn;
+  const ours = record.state === "owned" ? local : undefined;
+  return {
+    name: record.name,
+    database: record.database,
+    plugin: record.plugin,
+    protection: record.protection,
+    reason: record.reason,
+    detail: record.detail,
+    primaryConfirmedFlushLsn: text(confirmed),
+    standbyConfirmedFlushLsn: text(ours?.confirmedFlushLsn),
+    restartLsn: text(ours?.restartLsn),
+    lagBytes:
+      confirmed !== null && ours?.confirmedFlushLsn ? bytesBetween(ours.confirmedFlushLsn, confirmed) : null,
+    since: new Date(record.since).toISOString(),
+  };
+}
+
+/** `3 synced, 1 guarded, 1 waiting (wal_not_flushed)`, the words an operator greps for. */
+export function summarise(slots: readonly Pick<SlotStatus, "protection" | "reason">[]): string {
+  const counts = new Map<string, number>();
+  for (const { protection, reason } of slots) {
+    const key = reason === null ? protection : `${protection} (${reason})`;
+    counts.set(key, (counts.get(key) ?? 0) + 1);
+  }
+  const order = (key: string) =>
+    ["synced", "guarded", "waiting", "blocked"].findIndex((word) => key.startsWith(word));
+  const parts = [...counts].toSorted(([a], [b]) => order(a) - order(b) || (a < b ? -1 : 1));
+  return parts.map(([key, count]) => `${count} ${key}`).join(", ") || "no failover slots";
+}
+
+function text(lsn: Lsn | null | undefined): string | null {
+  return lsn === null || lsn === undefined ? null : formatLsn(lsn);
+}
+
+function isoOrNull(ms: number): string | null {
+  return ms === 0 ? null : new Date(ms).toISOString();
+}

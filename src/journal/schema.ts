@@ -1,0 +1,141 @@
+/** What a journal's body must look like, field by field. The names in it end up in drops and paths: nothing is taken on trust. */
+import { z } from "zod";
+import type { FinishOutcome } from "../domain/finish.ts";
+import { type Lsn, parseLsn } from "../domain/lsn.ts";
+import { isOwnSlotName, isValidSlotName } from "../domain/names.ts";
+import type { Protection, Reason } from "../domain/protection.ts";
+
+// each union spelt out once more: a word that the domain gains or loses does not compile until it is here too
+const PROTECTIONS = { synced: 0, guarded: 0, waiting: 0, blocked: 0 } satisfies Record<Protection, 0>;
+const REASONS = {
+  wal_not_flushed: 0,
+  wal_or_rows_removed: 0,
+  no_consistent_snapshot: 0,
+  slot_invalidated: 0,
+  name_conflict: 0,
+  database_missing: 0,
+  plugin_missing: 0,
+  prepared_transactions_pending: 0,
+  permission_denied: 0,
+  too_many_slots: 0,
+  slot_in_use: 0,
+  statement_failed: 0,
+  absent_on_primary: 0,
+} satisfies Record<Reason, 0>;
+const OUTCOMES = {
+  kept: 0,
+  advanced: 0,
+  materialised: 0,
+  dropped: 0,
+  in_use: 0,
+  moved_on: 0,
+  not_ours: 0,
+  not_protected: 0,
+  failed: 0,
+} satisfies Record<FinishOutcome, 0>;
+
+function oneOf<T extends string>(words: Record<T, 0>) {
+  return z.enum(Object.keys(words) as [T, ...T[]]);
+}
+
+const lsn = z.string().transform((text, context): Lsn => {
+  try {
+    return parseLsn(text);
+  } catch (error) {
+    context.addIssue((error as Error).message);
+    return z.NEVER;
+  }
+});
+const lsnText = z.string().refine(isLsnText, "not an LSN");
+const ownSlotName = z
+  .string()
+  .refine((name) => isValidSlotName(name) && isOwnSlotName(name), "not a name of our own slots");
+const count = z.int().nonnegative();
+const oid = z.int().nonnegative().max(0xffff_ffff);
+const time = z.number();
+const reason = oneOf(REASONS);
+
+function isLsnText(text: string): boolean {
+  try {
+    parseLsn(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+const guard = z.strictObject({
+  name: ownSlotName,
+  database: z.string(),
+  databaseOid: oid,
+  state: z.enum(["creating", "owned"]),
+});
+
+const slotFields = z.strictObject({
+  name: z.string(),
+  database: z.string(),
+  databaseOid: oid,
+  plugin: z.string(),
+  twoPhase: z.boolean(),
+  state: z.enum(["seen", "creating", "owned"]),
+  maxTarget: lsn.nullable(),
+  primaryConfirmedFlushLsn: lsn.nullable(),
+  primaryRestartLsn: lsn.nullable(),
+  seenAt: time,
+  absentSince: time.nullable(),
+  protection: oneOf(PROTECTIONS),
+  reason: reason.nullable(),
+  detail: z.string().nullable(),
+  failure: z.strictObject({ reason, detail: z.string() }).nullable(),
+  unsafe: z.string().nullable(),
+  since: time,
+});
+// a hostile primary may show any name, which is recorded as blocked; a slot of ours cannot have it (I13)
+const slot = slotFields.refine(
+  ({ name, state }) => state === "seen" || isValidSlotName(name),
+  "a slot of ours with a name that no slot can have",
+);
+
+const finishedSlot = z.strictObject({
+  name: z.string(),
+  database: z.string(),
+  plugin: z.string(),
+  outcome: oneOf(OUTCOMES),
+  detail: z.string().nullable(),
+  lastSeenLsn: lsnText.nullable(),
+  lastSeenAt: time,
+  positionLsn: lsnText.nullable(),
+  confirmedBeyondEndBytes: z.number().nonnegative(),
+});
+
+const finish = z.strictObject({
+  finishedAt: time,
+  durationMs: z.number(),
+  endOfWalLsn: lsnText.nullable(),
+  complete: z.boolean(),
+  slots: z.array(finishedSlot),
+});
+
+export const INSTANCE_ID = /^[0-9a-f]{8}$/;
+
+/** Guards and slots are lists here, not objects: a slot may be called `__proto__`. */
+export const bodySchema = z.strictObject({
+  instanceId: z.string().regex(INSTANCE_ID),
+  systemIdentifier: z.string().regex(/^\d+$/).nullable(),
+  phase: z.enum(["standby", "promoting", "primary"]),
+  primaryTimeline: count.nullable(),
+  timelineSince: time,
+  observedAt: time,
+  standbyFlushedLsn: lsn.nullable(),
+  primaryLostAt: time.nullable(),
+  guardSerial: count,
+  guards: z.array(guard),
+  leftovers: z.array(ownSlotName),
+  slots: z.array(slot),
+  plugins: z.array(z.string()),
+  problems: z.array(z.string()),
+  finish: finish.nullable(),
+});
+
+/** The body as it stands in the file. */
+export type EncodedBody = z.input<typeof bodySchema>;

@@ -1,0 +1,49 @@
+/** What the primary looks like now: one query, one round trip (I12). */
+import { parseLsn } from "../domain/lsn.ts";
+import type { PrimaryView } from "../domain/observation.ts";
+import { parseXid } from "../domain/xid.ts";
+import { type SlotRow, toLogicalSlots } from "../pg/rows.ts";
+import type { PgSession } from "../pg/session.ts";
+import { pollPrimary } from "../pg/sql.ts";
+
+interface ServerRow {
+  in_recovery: boolean;
+  system_identifier: string;
+  wal_level: string;
+  wal_lsn: string | null;
+  timeline: string | null;
+  may_snapshot: boolean | null;
+}
+
+/**
+ * Polls the primary. `physicalSlot` is the standby's `primary_slot_name` ("" when unset).
+ * Throws what the session throws; a server in recovery is a view like any other, for the prerequisites to judge.
+ */
+export async function observePrimary(session: PgSession, physicalSlot: string): Promise<PrimaryView> {
+  const [servers, slots] = (await session.script<object>(
+    pollPrimary(session.serverVersionNum, physicalSlot),
+    {
+      what: "polling the primary",
+    },
+  )) as [ServerRow[], SlotRow[]];
+  const server = servers[0];
+  if (!server) throw new Error("the primary's answer is incomplete");
+  const physical = slots.find((row) => row.slot_type === "physical" && row.name === physicalSlot);
+  return {
+    systemIdentifier: server.system_identifier,
+    inRecovery: server.in_recovery,
+    timeline: server.timeline === null ? 0 : Number.parseInt(server.timeline, 16),
+    walLevel: server.wal_level,
+    serverVersionNum: session.serverVersionNum,
+    walLsn: parseLsn(server.wal_lsn ?? "0/0"),
+    physicalSlot: physical
+      ? {
+          name: physical.name,
+          active: physical.active,
+          catalogXmin: physical.catalog_xmin === null ? null : parseXid(physical.catalog_xmin),
+        }
+      : null,
+    slots: toLogicalSlots(slots),
+    maySnapshot: server.may_snapshot ?? false,
+  };
+}

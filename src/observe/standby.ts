@@ -1,0 +1,91 @@
+/** What the standby looks like now. */
+import { type Lsn, maxLsn, parseLsnOrNull } from "../domain/lsn.ts";
+import type { StandbyView } from "../domain/observation.ts";
+import type { StandbySlot } from "../domain/slot.ts";
+import { type SlotRow, toLogicalSlots } from "../pg/rows.ts";
+import type { PgSession } from "../pg/session.ts";
+import { lookAtPromoted, lookAtStandby, PULSE } from "../pg/sql.ts";
+
+interface ServerRow {
+  in_recovery: boolean;
+  system_identifier: string;
+  wal_level: string;
+  hot_standby_feedback: string;
+  primary_slot_name: string | null;
+  primary_conninfo: string | null;
+  max_replication_slots: number;
+  replay_lsn: string | null;
+  receive_lsn: string | null;
+  streaming: boolean;
+  may_replicate: boolean | null;
+}
+
+/** The view, and beside it what must never reach a log: where the standby streams from. */
+export interface StandbyLook {
+  view: StandbyView;
+  /** Null when the role may not see it. */
+  primaryConninfo: string | null;
+}
+
+const ZERO = 0n as Lsn;
+
+/** Looks at the standby. Throws what the session throws. */
+export async function observeStandby(session: PgSession): Promise<StandbyLook> {
+  const [servers, slots, databases] = (await session.script<object>(lookAtStandby(session.serverVersionNum), {
+    what: "looking at the standby",
+  })) as [ServerRow[], SlotRow[], { oid: string; name: string }[]];
+  const server = servers[0];
+  if (!server) throw new Error("the standby's answer is incomplete");
+  const replayLsn = parseLsnOrNull(server.replay_lsn) ?? ZERO;
+  return {
+    primaryConninfo: server.primary_conninfo,
+    view: {
+      systemIdentifier: server.system_identifier,
+      inRecovery: server.in_recovery,
+      serverVersionNum: session.serverVersionNum,
+      walLevel: server.wal_level,
+      hotStandbyFeedback: server.hot_standby_feedback === "on",
+      primarySlotName: server.primary_slot_name,
+      maxReplicationSlots: server.max_replication_slots,
+      usedSlots: slots.length,
+      replayLsn,
+      // right after a start, the receive position is the beginning of a segment and may lie behind what is replayed
+      flushedLsn: maxLsn(replayLsn, parseLsnOrNull(server.receive_lsn) ?? ZERO),
+      streaming: server.streaming,
+      slots: toLogicalSlots(slots),
+      databases: databases.map(({ oid, name }) => ({ oid: Number(oid), name })),
+      mayReplicate: server.may_replicate ?? false,
+    },
+  };
+}
+
+/** The short question asked during a nap: is it still a standby, and has WAL come in? */
+export async function feelPulse(session: PgSession): Promise<{ inRecovery: boolean; flushedLsn: Lsn }> {
+  const [row] = await session.query<{
+    in_recovery: boolean;
+    receive_lsn: string | null;
+    replay_lsn: string | null;
+  }>(PULSE, [], { what: "asking the standby whether it still is one" });
+  if (!row) throw new Error("the standby's answer is incomplete");
+  return {
+    inRecovery: row.in_recovery,
+    flushedLsn: maxLsn(parseLsnOrNull(row.replay_lsn) ?? ZERO, parseLsnOrNull(row.receive_lsn) ?? ZERO),
+  };
+}
+
+/** A promoted server's slots, and the end of the WAL it took over; null after it has been restarted since. */
+export async function observePromoted(
+  session: PgSession,
+): Promise<{ inRecovery: boolean; endOfWal: Lsn | null; walLsn: Lsn; slots: StandbySlot[] }> {
+  const [servers, slots] = (await session.script<object>(lookAtPromoted(session.serverVersionNum), {
+    what: "looking at the promoted server",
+  })) as [{ in_recovery: boolean; replay_lsn: string | null; wal_lsn: string }[], SlotRow[]];
+  const server = servers[0];
+  if (!server) throw new Error("the promoted server's answer is incomplete");
+  return {
+    inRecovery: server.in_recovery,
+    endOfWal: parseLsnOrNull(server.replay_lsn),
+    walLsn: parseLsnOrNull(server.wal_lsn) ?? ZERO,
+    slots: toLogicalSlots(slots),
+  };
+}

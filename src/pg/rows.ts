@@ -1,0 +1,44 @@
+/** Rows as the server sends them, turned into the domain's types. */
+import { parseLsnOrNull } from "../domain/lsn.ts";
+import type { LogicalSlot } from "../domain/slot.ts";
+import { parseXid } from "../domain/xid.ts";
+
+/** A row of `slotColumns` in sql.ts. */
+export interface SlotRow {
+  name: string;
+  slot_type: string;
+  plugin: string | null;
+  database_oid: string | null;
+  database: string | null;
+  temporary: boolean;
+  active: boolean;
+  active_pid: number | null;
+  catalog_xmin: string | null;
+  restart_lsn: string | null;
+  confirmed_flush_lsn: string | null;
+  two_phase: boolean;
+  invalidation: string | null;
+}
+
+/** Null for a physical slot. A slot whose database has just been dropped still shows its oid. */
+export function toLogicalSlot(row: SlotRow): LogicalSlot | null {
+  if (row.slot_type !== "logical" || row.plugin === null || row.database_oid === null) return null;
+  return {
+    name: row.name,
+    database: row.database ?? "",
+    databaseOid: Number(row.database_oid),
+    plugin: row.plugin,
+    twoPhase: row.two_phase,
+    temporary: row.temporary,
+    activePid: row.active ? (row.active_pid ?? -1) : null,
+    restartLsn: parseLsnOrNull(row.restart_lsn),
+    confirmedFlushLsn: parseLsnOrNull(row.confirmed_flush_lsn),
+    catalogXmin: row.catalog_xmin === null ? null : parseXid(row.catalog_xmin),
+    invalidation: row.invalidation,
+  };
+}
+
+/** The logical ones among the rows. */
+export function toLogicalSlots(rows: readonly SlotRow[]): LogicalSlot[] {
+  return rows.flatMap((row) => toLogicalSlot(row) ?? []);
+}

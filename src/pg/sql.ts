@@ -1,0 +1,161 @@
+/**
+ * Every SQL text of the project. All names are `pg_catalog.`-qualified and every session has an empty search_path (I13); names from
+ * the other machine travel as parameters, or through `quoteLiteral` where the simple protocol takes none.
+ *
+ * I8: each statement that changes a slot on the standby carries its own recovery condition, as a CASE: unlike a WHERE clause over a
+ * function in FROM, its branch is never evaluated before its condition.
+ */
+import { assertNever } from "../domain/assert-never.ts";
+
+/** Quotes a value as a string literal under standard_conforming_strings = on. */
+export function quoteLiteral(value: string): string {
+  return `'${value.replaceAll("'", "''")}'`;
+}
+
+/** Which columns of pg_replication_slots say that a slot has been given up. */
+export type InvalidationColumns = "wal_status" | "conflicting" | "invalidation_reason";
+
+/** By capability: `invalidation_reason` since 17, `conflicting` in 16, before that only `wal_status`. */
+export function invalidationColumns(serverVersionNum: number): InvalidationColumns {
+  if (serverVersionNum >= 170_000) return "invalidation_reason";
+  return serverVersionNum >= 160_000 ? "conflicting" : "wal_status";
+}
+
+function invalidationExpression(columns: InvalidationColumns): string {
+  const lost = "CASE WHEN wal_status OPERATOR(pg_catalog.=) 'lost' THEN 'wal_removed' END";
+  switch (columns) {
+    case "invalidation_reason":
+      return "invalidation_reason";
+    case "conflicting":
+      return `CASE WHEN conflicting THEN 'rows_removed' ELSE ${lost} END`;
+    case "wal_status":
+      return lost;
+    default:
+      return assertNever(columns);
+  }
+}
+
+function slotColumns(serverVersionNum: number): string {
+  return `slot_name::pg_catalog.text AS name, slot_type, plugin::pg_catalog.text AS plugin, datoid::pg_catalog.text AS database_oid,
+    database::pg_catalog.text AS database, temporary, active, active_pid, catalog_xmin::pg_catalog.text AS catalog_xmin,
+    restart_lsn::pg_catalog.text AS restart_lsn, confirmed_flush_lsn::pg_catalog.text AS confirmed_flush_lsn, two_phase,
+    ${invalidationExpression(invalidationColumns(serverVersionNum))} AS invalidation`;
+}
+
+/**
+ * One poll of the primary, one round trip (I12). The WAL position comes first: the statements of a script run in order, so every
+ * slot that is made after the position was read starts at or past it (G1).
+ */
+export function pollPrimary(serverVersionNum: number, physicalSlot: string): string {
+  return `
+SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
+       (SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()) AS system_identifier,
+       pg_catalog.current_setting('wal_level') AS wal_level,
+       CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_lsn()::pg_catalog.text END AS wal_lsn,
+       CASE WHEN NOT pg_catalog.pg_is_in_recovery()
+            THEN pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END AS timeline,
+       pg_catalog.has_function_privilege(pg_catalog.to_regprocedure('pg_catalog.pg_log_standby_snapshot()'), 'EXECUTE') AS may_snapshot;
+SELECT ${slotColumns(serverVersionNum)}
+  FROM pg_catalog.pg_replication_slots
+ WHERE (slot_type OPERATOR(pg_catalog.=) 'logical' AND NOT temporary)
+    OR slot_name OPERATOR(pg_catalog.=) ${quoteLiteral(physicalSlot)}`;
+}
+
+/** One look at the standby. A setting that the role may not see is NULL. */
+export function lookAtStandby(serverVersionNum: number): string {
+  const setting = (name: string) =>
+    `(SELECT setting FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) '${name}')`;
+  return `
+SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
+       (SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()) AS system_identifier,
+       pg_catalog.current_setting('wal_level') AS wal_level,
+       pg_catalog.current_setting('hot_standby_feedback') AS hot_standby_feedback,
+       ${setting("primary_slot_name")} AS primary_slot_name,
+       ${setting("primary_conninfo")} AS primary_conninfo,
+       pg_catalog.current_setting('max_replication_slots')::pg_catalog.int4 AS max_replication_slots,
+       pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text AS replay_lsn,
+       pg_catalog.pg_last_wal_receive_lsn()::pg_catalog.text AS receive_lsn,
+       EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver WHERE status OPERATOR(pg_catalog.=) 'streaming') AS streaming,
+       (SELECT rolsuper OR rolreplication FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) CURRENT_USER) AS may_replicate;
+SELECT ${slotColumns(serverVersionNum)} FROM pg_catalog.pg_replication_slots;
+SELECT oid::pg_catalog.text AS oid, datname::pg_catalog.text AS name
+  FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY oid`;
+}
+
+/** The short question asked during a nap. */
+export const PULSE = `
+SELECT pg_catalog.pg_is_in_recovery() AS in_recovery, pg_catalog.pg_last_wal_receive_lsn()::pg_catalog.text AS receive_lsn,
+       pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text AS replay_lsn`;
+
+/** Brings a running-xacts record at once, for a guard that is being created (16+). Allowed on the primary by I12. */
+export const LOG_STANDBY_SNAPSHOT = "SELECT pg_catalog.pg_log_standby_snapshot()";
+
+const WHILE_STANDBY = "CASE WHEN pg_catalog.pg_is_in_recovery() THEN";
+const WHILE_PRIMARY = "CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN";
+
+/** On which side of a promotion a statement may run. */
+export type Role = "standby" | "primary";
+
+function when(role: Role): string {
+  return role === "standby" ? WHILE_STANDBY : WHILE_PRIMARY;
+}
+
+/** Guards decode for nobody: pgoutput is always there. Columns: done (NULL on the wrong side of a promotion). */
+export const CREATE_GUARD = `
+SELECT ${WHILE_STANDBY}
+  (SELECT g.lsn FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput', false, false) AS g)::pg_catalog.text END AS done`;
+
+/** $1 source, $2 name, $3 temporary, $4 plugin. Must run in the slot's own database. */
+export function copySlot(role: Role): string {
+  return `SELECT ${when(role)}
+  (SELECT c.lsn FROM pg_catalog.pg_copy_logical_replication_slot($1, $2, $3, $4) AS c)::pg_catalog.text END AS done`;
+}
+
+/** $1 name, $2 position. Must run in the slot's own database. */
+export function advanceSlot(role: Role): string {
+  return `SELECT ${when(role)}
+  (SELECT a.end_lsn FROM pg_catalog.pg_replication_slot_advance($1, $2::pg_catalog.pg_lsn) AS a)::pg_catalog.text END AS done`;
+}
+
+/** $1 names, $2 positions: many at once; an error ends it in the middle, with the earlier ones done. */
+export const ADVANCE_SLOTS = `
+SELECT s.name, ${WHILE_STANDBY}
+  (SELECT a.end_lsn FROM pg_catalog.pg_replication_slot_advance(s.name, s.lsn::pg_catalog.pg_lsn) AS a)::pg_catalog.text END AS done
+  FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) AS s(name, lsn)`;
+
+/** $1 name. */
+export function dropSlot(role: Role): string {
+  return `SELECT ${when(role)} pg_catalog.pg_drop_replication_slot($1)::pg_catalog.text END AS done`;
+}
+
+/**
+ * $1 guard, $2 name, $3 plugin, $4 the guard's expected position. Drop and copy in one statement, so that nothing but a crash of the
+ * server itself comes between; only while the guard stands where the plan said, for that is what makes the copy exact.
+ */
+export const REPLACE_SLOT = `
+SELECT ${WHILE_STANDBY}
+  (SELECT ROW(pg_catalog.pg_drop_replication_slot($2), pg_catalog.pg_copy_logical_replication_slot($1, $2, false, $3))::pg_catalog.text
+     FROM pg_catalog.pg_replication_slots AS g
+    WHERE g.slot_name OPERATOR(pg_catalog.=) $1 AND g.confirmed_flush_lsn OPERATOR(pg_catalog.=) $4::pg_catalog.pg_lsn) END AS done`;
+
+/** $1 backend: ends a statement of ours that a promotion should not wait for. */
+export const CANCEL_BACKEND = "SELECT pg_catalog.pg_cancel_backend($1)";
+
+/** Advisory locks work on a standby; the key is "slotsync" in ASCII. Held as long as the control session lives. */
+export const TRY_STANDBY_LOCK = "SELECT pg_catalog.pg_try_advisory_lock(8317145157790690915) AS locked";
+
+/** Who holds the advisory lock. */
+export const STANDBY_LOCK_HOLDER = `
+SELECT a.pid, a.application_name, a.client_addr::pg_catalog.text AS client_addr, a.backend_start::pg_catalog.text AS backend_start
+  FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_stat_activity AS a ON a.pid OPERATOR(pg_catalog.=) l.pid
+ WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' AND l.granted AND l.objsubid OPERATOR(pg_catalog.=) 1
+   AND l.classid OPERATOR(pg_catalog.=) 1936486260::pg_catalog.oid AND l.objid OPERATOR(pg_catalog.=) 1937337955::pg_catalog.oid`;
+
+/** The slots of a server that has been promoted, and where the WAL it took over ended. */
+export function lookAtPromoted(serverVersionNum: number): string {
+  return `
+SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
+       pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text AS replay_lsn,
+       CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_lsn()::pg_catalog.text END AS wal_lsn;
+SELECT ${slotColumns(serverVersionNum)} FROM pg_catalog.pg_replication_slots`;
+}

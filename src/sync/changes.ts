@@ -1,0 +1,18 @@
+import type { JournalState } from "../domain/journal.ts";
+
+/** True when a slot came, went, moved on the primary, or stands differently than before: reasons to look again soon. */
+export function positionsMoved(before: JournalState, after: JournalState): boolean {
+  const names = new Set([...Object.keys(before.slots), ...Object.keys(after.slots)]);
+  for (const name of names) {
+    const a = before.slots[name];
+    const b = after.slots[name];
+    if (!a || !b) return true;
+    if (
+      a.primaryConfirmedFlushLsn !== b.primaryConfirmedFlushLsn ||
+      a.primaryRestartLsn !== b.primaryRestartLsn
+    )
+      return true;
+    if (a.protection !== b.protection || a.reason !== b.reason) return true;
+  }
+  return false;
+}

@@ -1,0 +1,43 @@
+/**
+ * One cycle of the sidecar, the whole system in one function:
+ *
+ *   observe both servers → judge (pure) → journal what was seen and what is about to be done → do it → say how things stand
+ *
+ * Everything that decides is under src/domain and never awaits; everything that touches a slot carries its own recovery condition.
+ */
+
+import { noteIntents, noteObservation, noteProblems } from "../domain/journal-update.ts";
+import { judge } from "../domain/judge.ts";
+import { anyStop } from "../domain/prerequisites.ts";
+import { buildStatus } from "../domain/status.ts";
+import { positionsMoved } from "./changes.ts";
+import { observeBoth } from "./observe-both.ts";
+import type { Sidecar } from "./sidecar.ts";
+
+export type CycleResult = { kind: "promoted" } | { kind: "synced"; changed: boolean };
+
+/** Runs one cycle. Throws when a server does not answer or the journal cannot be written: then nothing has been done. */
+export async function runCycle(sidecar: Sidecar): Promise<CycleResult> {
+  const { primary, look } = await observeBoth(sidecar.standby, sidecar.primary, sidecar.lastLook);
+  sidecar.lastLook = look;
+  if (!look.view.inRecovery) return { kind: "promoted" };
+
+  const now = sidecar.now();
+  const memory = sidecar.memory.at(now, sidecar.applier);
+  const judged = judge(primary, look.view, sidecar.journal, sidecar.selection, sidecar.policy, memory);
+  const { chosen, plan, actions, problems } = judged;
+  const stops = problems.filter((problem) => problem.severity === "stop").map((problem) => problem.message);
+  const before = sidecar.journal;
+  const seen = { primary, standby: look.view, chosen, plan, problems: stops, now };
+  // written before anything is done on the strength of it: a crash then finds its own traces (I10)
+  await sidecar.record(
+    judged.trusted ? noteIntents(noteObservation(before, seen), actions) : noteProblems(before, stops),
+  );
+
+  if (!anyStop(problems)) sidecar.memory.spend(plan.budgetMs, plan.rests);
+  await sidecar.act(actions);
+  sidecar.report(buildStatus(sidecar.journal, look.view, problems, "live"));
+  const busy =
+    actions.some((action) => action.kind !== "advance_guard") || sidecar.applier.busyDatabases.size > 0;
+  return { kind: "synced", changed: busy || positionsMoved(before, sidecar.journal) };
+}

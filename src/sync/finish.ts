@@ -1,0 +1,224 @@
+/**
+ * The finishing step after a promotion (I1, I6, I8). Idempotent: what is done is journalled slot by slot, and a second run finds
+ * nothing left to do. The decisions are in domain/finish.ts.
+ */
+import type { Logger } from "pino";
+import { advanceOne } from "../apply/advance.ts";
+import { type Create, createSlots } from "../apply/create.ts";
+import { dropOwnSlot } from "../apply/drop.ts";
+import { type FinishReport, type FinishStep, finishedSlot, planFinish } from "../domain/finish.ts";
+import { groupBy } from "../domain/group.ts";
+import type { JournalState } from "../domain/journal.ts";
+import { noteFinish, noteFinishIntents } from "../domain/journal-update.ts";
+import { formatLsn, type Lsn } from "../domain/lsn.ts";
+import { workName } from "../domain/names.ts";
+import { observePromoted } from "../observe/standby.ts";
+import { describeError, isPgError, SQLSTATE } from "../pg/errors.ts";
+import type { PgSession } from "../pg/session.ts";
+
+export interface FinishContext {
+  control: PgSession;
+  /** Opens a session that may decode for minutes. */
+  open: (database: string) => Promise<PgSession>;
+  /** Sessions per database. */
+  connections: number;
+  journal: JournalState;
+  record: (journal: JournalState) => Promise<void>;
+  log: Logger;
+  now: () => number;
+}
+
+type Work = Extract<FinishStep, { kind: "advance" | "materialise" | "drop" }>;
+
+const PROGRESS_EVERY_MS = 1_000;
+
+/**
+ * Brings every slot to its exact recorded position, makes those that only a guard holds, removes what is not safe, then removes our
+ * guards, and returns the gap report, which is journalled. Throws when the server is still (or again) a standby, or is lost.
+ */
+export async function finishPromotion(context: FinishContext): Promise<FinishReport> {
+  const started = context.now();
+  const look = await observePromoted(context.control);
+  if (look.inRecovery) throw new Error("this server is a standby: there is no promotion to finish");
+  const { journal } = context;
+  // a restart since the promotion has made the server forget it; then what was flushed when last observed is a safe lower bound
+  const endOfWal = look.endOfWal ?? journal.standbyFlushedLsn ?? look.walLsn;
+  const steps = planFinish({ journal, slots: look.slots, endOfWal });
+  await context.record(noteFinishIntents(journal, steps));
+
+  const errors = await runSteps(steps, context);
+  const report = reportOf(steps, errors, endOfWal, started, context.now());
+  const failedDatabases = new Set(
+    steps.filter((step) => errors.get(step)).map((step) => step.record.databaseOid),
+  );
+  const removed = await removeGuards(
+    context,
+    look.slots.map((slot) => slot.name),
+    failedDatabases,
+  );
+  await context.record(noteFinish(journal, steps, errors, removed, report));
+  return report;
+}
+
+/** A slot that its subscriber has taken up in the meantime is no failure. */
+function errorText(error: unknown): string {
+  return isPgError(error, SQLSTATE.objectInUse)
+    ? "its subscriber took it up before it was at its exact position; it may receive changes again that it has confirmed"
+    : describeError(error);
+}
+
+function reportOf(
+  steps: readonly FinishStep[],
+  errors: ReadonlyMap<FinishStep, unknown>,
+  endOfWal: Lsn,
+  started: number,
+  now: number,
+): FinishReport {
+  const slots = steps.map((step) => {
+    const error = errors.get(step);
+    if (!error) return finishedSlot(step, endOfWal, null);
+    const line = finishedSlot(step, endOfWal, errorText(error));
+    return isPgError(error, SQLSTATE.objectInUse) ? { ...line, outcome: "in_use" as const } : line;
+  });
+  return {
+    finishedAt: now,
+    durationMs: now - started,
+    endOfWalLsn: formatLsn(endOfWal),
+    complete: slots.every((slot) => slot.outcome !== "failed"),
+    slots,
+  };
+}
+
+async function runSteps(
+  steps: readonly FinishStep[],
+  context: FinishContext,
+): Promise<Map<FinishStep, unknown>> {
+  const errors = new Map<FinishStep, unknown>();
+  const work = steps.filter((step): step is Work => ["advance", "materialise", "drop"].includes(step.kind));
+  let done = 0;
+  const ended = (step: FinishStep, error: unknown) => {
+    done += 1;
+    if (error !== null) errors.set(step, error);
+  };
+  const timer = setInterval(
+    () => context.log.info(`finishing the promotion: ${done} of ${work.length} slots are in place`),
+    PROGRESS_EVERY_MS,
+  );
+  try {
+    const databases = groupBy(work, (step) => step.record.databaseOid);
+    await Promise.all([...databases.values()].map((list) => finishDatabase(list, context, ended)));
+  } finally {
+    clearInterval(timer);
+  }
+  return errors;
+}
+
+/** Splits a database's work over several sessions: copies of equal position stay together, for they share a decoding. */
+async function finishDatabase(
+  steps: readonly Work[],
+  context: FinishContext,
+  ended: (step: FinishStep, error: unknown) => void,
+): Promise<void> {
+  const parts = groupBy(steps, (step) =>
+    step.kind === "materialise" ? `copy ${step.to}` : step.record.name,
+  );
+  const queue = [...parts.values()].toSorted((a, b) => cost(a) - cost(b));
+  const workers = Math.min(context.connections, queue.length);
+  await Promise.all(
+    Array.from({ length: workers }, async (_, worker) => {
+      const mine: Work[] = [];
+      try {
+        const session = await context.open(steps[0]?.record.database ?? "");
+        try {
+          for (let part = queue.shift(); part; part = queue.shift()) {
+            mine.push(...part);
+            await runPart(part, session, worker, context.journal.instanceId, (step, error) => {
+              mine.splice(mine.indexOf(step as Work), 1);
+              ended(step, error);
+            });
+          }
+        } finally {
+          await session.close();
+        }
+      } catch (error) {
+        // without a session this worker's share fails; what is still in the queue is the other workers', or fails with the last one
+        if (mine.length === 0) mine.push(...(queue.shift() ?? []));
+        for (const step of mine) ended(step, error);
+      }
+    }),
+  );
+  for (const part of queue) for (const step of part) ended(step, new Error("no session could be had for it"));
+}
+
+function cost(part: readonly Work[]): number {
+  const [step] = part;
+  return step?.kind === "advance" ? Number(step.to - step.restart) : 0;
+}
+
+async function runPart(
+  part: readonly Work[],
+  session: PgSession,
+  worker: number,
+  instanceId: string,
+  ended: (step: FinishStep, error: unknown) => void,
+): Promise<void> {
+  const copies: (Create & { step: Work })[] = [];
+  for (const step of part) {
+    if (step.kind === "materialise") {
+      copies.push({
+        step,
+        slot: step.record.name,
+        plugin: step.record.plugin,
+        from: step.from,
+        to: step.to,
+        replaces: step.dropFirst !== null,
+      });
+      continue;
+    }
+    await attempt(step, session, ended, () =>
+      step.kind === "drop"
+        ? dropOwnSlot(session, "primary", step.record.name)
+        : advanceOne(session, "primary", step.record.name, formatLsn(step.to)),
+    );
+  }
+  const oid = part[0]?.record.databaseOid ?? 0;
+  if (copies.length > 0)
+    await createSlots(session, "primary", workName(instanceId, oid, worker), copies, ({ step }, error) =>
+      ended(step, error),
+    );
+}
+
+async function attempt(
+  step: Work,
+  session: PgSession,
+  ended: (step: FinishStep, error: unknown) => void,
+  run: () => Promise<void>,
+): Promise<void> {
+  try {
+    await run();
+    ended(step, null);
+  } catch (error) {
+    ended(step, error);
+    if (!session.usable) throw error;
+  }
+}
+
+/** Our guards would hold WAL on the new primary for ever. Those that a failed slot may still be copied from stay. */
+async function removeGuards(
+  { control, journal, log }: FinishContext,
+  existing: readonly string[],
+  keepIn: ReadonlySet<number>,
+): Promise<string[]> {
+  const guards = Object.values(journal.guards).filter((guard) => !keepIn.has(guard.databaseOid));
+  const removed: string[] = [];
+  for (const name of [...guards.map((guard) => guard.name), ...journal.leftovers]) {
+    if (!existing.includes(name)) continue;
+    try {
+      await dropOwnSlot(control, "primary", name);
+      removed.push(name);
+    } catch (error) {
+      log.warn(`our slot "${name}" is left and holds WAL: ${describeError(error)}`);
+    }
+  }
+  return removed;
+}

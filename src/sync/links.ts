@@ -1,0 +1,145 @@
+/** The sidecar's connections: one to the primary (I12), a control connection to the standby, and sessions per database there. */
+import type { ConnInfo } from "../pg/conninfo.ts";
+import { parseConnInfo } from "../pg/conninfo.ts";
+import type { PgSession } from "../pg/session.ts";
+import { openSession } from "../pg/session.ts";
+import { STANDBY_LOCK_HOLDER, TRY_STANDBY_LOCK } from "../pg/sql.ts";
+
+export interface Timeouts {
+  connectMs: number;
+  statementMs: number;
+  answerMs: number;
+}
+
+export interface LinkOptions {
+  /** `pg-slotsync run 4711@host`: how another sidecar's operator finds this one. */
+  applicationName: string;
+  timeouts: Timeouts;
+  signal: AbortSignal;
+  onWarning: (warning: string) => void;
+}
+
+/** For statements that wait for other people's transactions or decode much. */
+const PATIENT_MS = 300_000;
+
+function open(conn: ConnInfo, options: LinkOptions, purpose: string, database?: string, patient = false) {
+  const { timeouts } = options;
+  return openSession(conn, {
+    applicationName: `${options.applicationName} ${purpose}`.slice(0, 63),
+    ...(database === undefined ? {} : { database }),
+    statementTimeoutMs: patient ? PATIENT_MS : timeouts.statementMs,
+    queryTimeoutMs: patient ? PATIENT_MS + 10_000 : timeouts.answerMs,
+    connectTimeoutMs: timeouts.connectMs,
+    signal: options.signal,
+    onWarning: options.onWarning,
+  });
+}
+
+/** Another sidecar works on this standby. */
+export class StandbyLockedError extends Error {
+  override readonly name = "StandbyLockedError";
+}
+
+interface Holder {
+  pid: number;
+  application_name: string;
+  client_addr: string | null;
+  backend_start: string;
+}
+
+export class StandbyLink {
+  readonly #conn: ConnInfo;
+  readonly #options: LinkOptions;
+  readonly #exclusive: boolean;
+  #control: PgSession | null = null;
+
+  /** `exclusive`: the control session takes the advisory lock that keeps a second sidecar off this standby. */
+  constructor(conn: ConnInfo, options: LinkOptions, exclusive: boolean) {
+    this.#conn = conn;
+    this.#options = options;
+    this.#exclusive = exclusive;
+  }
+
+  /** The control session, opened again when it was lost. Throws ConnectError or StandbyLockedError. */
+  async control(): Promise<PgSession> {
+    if (this.#control?.usable) return this.#control;
+    const session = await open(this.#conn, this.#options, "control");
+    try {
+      if (this.#exclusive) await takeStandbyLock(session);
+    } catch (error) {
+      await session.close();
+      throw error;
+    }
+    this.#control = session;
+    return session;
+  }
+
+  /** A session in one database. */
+  open(database: string, purpose: string, patient: boolean): Promise<PgSession> {
+    return open(this.#conn, this.#options, purpose, database, patient);
+  }
+
+  get conn(): ConnInfo {
+    return this.#conn;
+  }
+
+  async close(): Promise<void> {
+    await this.#control?.close();
+    this.#control = null;
+  }
+}
+
+async function takeStandbyLock(session: PgSession): Promise<void> {
+  const [row] = await session.query<{ locked: boolean }>(TRY_STANDBY_LOCK);
+  if (row?.locked) return;
+  const [holder] = await session.query<Holder>(STANDBY_LOCK_HOLDER);
+  const who = holder
+    ? `"${holder.application_name}" from ${holder.client_addr ?? "this machine"}, server process ${holder.pid}, since ${holder.backend_start}`
+    : "one that has just gone";
+  throw new StandbyLockedError(`another sidecar works on this standby: ${who}. Stop one of the two`);
+}
+
+export class PrimaryLink {
+  readonly #fixed: ConnInfo | null;
+  readonly #fallbackDatabase: string;
+  readonly #options: LinkOptions;
+  #session: PgSession | null = null;
+  #conninfo: string | null = null;
+
+  /** `fixed` is `primary.dsn`; without it the standby's own primary_conninfo is followed. */
+  constructor(fixed: ConnInfo | null, fallbackDatabase: string, options: LinkOptions) {
+    this.#fixed = fixed;
+    this.#fallbackDatabase = fallbackDatabase;
+    this.#options = options;
+  }
+
+  /** The session with the primary that `primaryConninfo` names now. Throws ConnectError, or an Error that says what to set. */
+  async session(primaryConninfo: string | null): Promise<PgSession> {
+    if (this.#session?.usable && (this.#fixed || this.#conninfo === primaryConninfo)) return this.#session;
+    await this.#session?.close();
+    const conn = this.#fixed ?? this.#parse(primaryConninfo);
+    this.#session = await open(conn, this.#options, "poll", conn.database ?? this.#fallbackDatabase);
+    this.#conninfo = primaryConninfo;
+    return this.#session;
+  }
+
+  #parse(primaryConninfo: string | null): ConnInfo {
+    if (primaryConninfo === null)
+      throw new Error(
+        "the role in standby.dsn may not see primary_conninfo: GRANT pg_monitor TO it on the primary, or set primary.dsn",
+      );
+    if (primaryConninfo === "")
+      throw new Error("primary_conninfo is empty on the standby: set it there, or set primary.dsn");
+    return parseConnInfo(primaryConninfo, process.env);
+  }
+
+  /** The session as it is, for a nudge beside the cycle; null while there is none. */
+  get current(): PgSession | null {
+    return this.#session?.usable ? this.#session : null;
+  }
+
+  async close(): Promise<void> {
+    await this.#session?.close();
+    this.#session = null;
+  }
+}

@@ -1,0 +1,224 @@
+/**
+ * The life of the process:
+ *
+ *   standby ──(promotion seen)──> promoting ──(recovery has ended)──> finish ──> primary
+ *      ^  └───────────<──(it did not come to it)──┘                                │
+ *      └──────────────────────────<──(a standby again: start over)─────────────────┘
+ */
+
+import { describeFinish } from "../domain/finish.ts";
+import { notePrimaryLost, startOver } from "../domain/journal-update.ts";
+import type { Lsn } from "../domain/lsn.ts";
+import { nextNap, retryDelay } from "../domain/nap.ts";
+import { buildStatus } from "../domain/status.ts";
+import { JournalWriteError } from "../journal/errors.ts";
+import { feelPulse, observeStandby } from "../observe/standby.ts";
+import { describeError } from "../pg/errors.ts";
+import { sleep } from "../pg/sleep.ts";
+import { runCycle } from "./cycle.ts";
+import { finishPromotion } from "./finish.ts";
+import { StandbyLockedError } from "./links.ts";
+import { PrimaryUnreachableError } from "./observe-both.ts";
+import { PromotionWatch } from "./promotion-watch.ts";
+import type { Sidecar } from "./sidecar.ts";
+
+/** During a long nap the standby is asked this often whether it still is one, and whether WAL has come in. */
+const PULSE_MS = 500;
+/** The same where the signal files are watched. */
+const WATCHED_PULSE_MS = 1_000;
+/** How often the end of recovery is asked for once a promotion has been seen. */
+const PROMOTING_PULSE_MS = 10;
+/** A sign that was none: the standby goes on streaming for so long after it. */
+const FALSE_SIGN_MS = 5_000;
+/** How often a primary is asked whether it has become a standby. */
+const PRIMARY_PULSE_MS = 2_000;
+
+/** Runs until the signal aborts. Throws StandbyLockedError at the start when another sidecar is at work; nothing else ends it. */
+export async function runLoop(sidecar: Sidecar): Promise<void> {
+  const { signal } = sidecar.options;
+  const sign = new Sign();
+  const watch = new PromotionWatch(sidecar.options.dataDirectory, () => sign.give());
+  if (watch.failed)
+    sidecar.log.warn(
+      `the data directory cannot be watched, promotions are noticed by asking: ${watch.failed}`,
+    );
+  try {
+    for (let failures = 0, started = false; !signal.aborted; ) {
+      try {
+        const look = await observeStandby(await sidecar.standby.control());
+        sidecar.lastLook = look;
+        started = true;
+        failures = 0;
+        if (look.view.inRecovery) await liveAsStandby(sidecar, sign, watch.watching);
+        else await liveAsPrimary(sidecar);
+      } catch (error) {
+        if (signal.aborted) return;
+        if (error instanceof StandbyLockedError && !started) throw error;
+        failures += 1;
+        sidecar.log.warn(`the standby cannot be worked on: ${describeError(error)}`);
+        reportProblem(
+          sidecar,
+          "standby_unreachable",
+          `the standby cannot be worked on: ${describeError(error)}`,
+        );
+        await sleep(retryDelay(failures, Math.random()), signal);
+      }
+    }
+  } finally {
+    watch.close();
+  }
+}
+
+/** A sign of promotion, given once and waited for by whoever naps. */
+class Sign {
+  given = false;
+  #wake = () => {};
+
+  give(): void {
+    this.given = true;
+    this.#wake();
+  }
+
+  onGiven(wake: () => void): void {
+    this.#wake = wake;
+  }
+}
+
+/** Syncs until the server is a standby no more. Throws when the standby is lost. */
+async function liveAsStandby(sidecar: Sidecar, sign: Sign, watched: boolean): Promise<void> {
+  const { signal, nap } = sidecar.options;
+  if (sidecar.journal.phase === "primary") await sidecar.record(startOver(sidecar.journal));
+  await sidecar.resetApplier();
+  sign.given = false;
+  for (let napMs = nap.minMs, failures = 0; !signal.aborted; ) {
+    let changed = false;
+    try {
+      const result = await runCycle(sidecar);
+      failures = 0;
+      if (result.kind === "promoted") return promote(sidecar, sign);
+      changed = result.changed;
+    } catch (error) {
+      if (!(error instanceof PrimaryUnreachableError || error instanceof JournalWriteError)) throw error;
+      failures += 1;
+      await noteFailedCycle(sidecar, error);
+    }
+    napMs = failures > 0 ? retryDelay(failures, Math.random()) : nextNap(changed, napMs, nap);
+    const end = await napUntil(sidecar, sign, napMs, watched);
+    if (end === "wal") napMs = nap.minMs;
+    if (end === "promotion" && (await promotionSeen(sidecar, sign))) return promote(sidecar, sign);
+  }
+}
+
+async function noteFailedCycle(sidecar: Sidecar, error: Error): Promise<void> {
+  const message = describeError(error);
+  if (error instanceof PrimaryUnreachableError) {
+    const known = sidecar.journal;
+    sidecar.journal = notePrimaryLost(known, sidecar.now());
+    if (known !== sidecar.journal) {
+      sidecar.log.warn(message);
+      await sidecar
+        .record(sidecar.journal)
+        .catch((failure: unknown) => sidecar.log.error(describeError(failure)));
+    }
+    reportProblem(sidecar, "primary_unreachable", message);
+    return;
+  }
+  sidecar.log.error(message);
+  reportProblem(sidecar, "journal_not_writable", message);
+}
+
+function reportProblem(sidecar: Sidecar, code: string, message: string): void {
+  const source = code === "primary_unreachable" ? "journal" : "live";
+  sidecar.options.onStatus(buildStatus(sidecar.journal, null, [{ code, severity: "stop", message }], source));
+}
+
+/** Naps; ends early at a sign of promotion and when WAL has come in. Throws when the standby is lost. */
+async function napUntil(
+  sidecar: Sidecar,
+  sign: Sign,
+  napMs: number,
+  watched: boolean,
+): Promise<"slept" | "wal" | "promotion"> {
+  const { signal } = sidecar.options;
+  const before: Lsn = sidecar.lastLook.view.flushedLsn;
+  const wake = new AbortController();
+  const until = sidecar.now() + napMs;
+  sign.onGiven(() => wake.abort());
+  const pulseMs = watched ? WATCHED_PULSE_MS : PULSE_MS;
+  for (let left = napMs; left > 0; left = until - sidecar.now()) {
+    if (sign.given) return "promotion";
+    await sleep(Math.min(left, pulseMs), AbortSignal.any([signal, wake.signal]));
+    if (signal.aborted) return "slept";
+    if (sign.given) return "promotion";
+    if (napMs <= pulseMs) continue;
+    const pulse = await feelPulse(await sidecar.standby.control());
+    if (!pulse.inRecovery) return "promotion";
+    if (pulse.flushedLsn > before) return "wal";
+  }
+  return "slept";
+}
+
+/** After a sign: waits for the end of recovery. False when the standby went on streaming: it was a false alarm. */
+async function promotionSeen(sidecar: Sidecar, sign: Sign): Promise<boolean> {
+  const { signal } = sidecar.options;
+  sidecar.log.info("a promotion of this standby has been asked for: syncing halts");
+  sidecar.journal = { ...sidecar.journal, phase: "promoting" };
+  reportProblem(sidecar, "promoting", "this standby is being promoted");
+  const control = await sidecar.standby.control();
+  await sidecar.applier.halt(control);
+  await sidecar.record(sidecar.journal).catch((error: unknown) => sidecar.log.error(describeError(error)));
+  const since = sidecar.now();
+  while (!signal.aborted) {
+    const pulse = await feelPulse(control);
+    if (!pulse.inRecovery) return true;
+    if (sidecar.now() - since > FALSE_SIGN_MS && (await observeStandby(control)).view.streaming) break;
+    await sleep(PROMOTING_PULSE_MS, signal);
+  }
+  sidecar.log.info("the promotion did not come about: syncing goes on");
+  sign.given = false;
+  sidecar.journal = { ...sidecar.journal, phase: "standby" };
+  await sidecar.resetApplier();
+  return false;
+}
+
+/** Halts whatever is still running, and finishes. */
+async function promote(sidecar: Sidecar, sign: Sign): Promise<void> {
+  sign.given = false;
+  const control = await sidecar.standby.control();
+  await sidecar.applier.halt(control);
+  await finish(sidecar);
+  await sidecar.resetApplier();
+}
+
+async function finish(sidecar: Sidecar): Promise<void> {
+  const { options } = sidecar;
+  const report = await finishPromotion({
+    control: await sidecar.standby.control(),
+    open: (database) => sidecar.standby.open(database, "finish", true),
+    connections: options.finishConnections,
+    journal: sidecar.journal,
+    record: (journal) => sidecar.record(journal),
+    log: sidecar.log,
+    now: options.now,
+  });
+  const log = report.complete ? sidecar.log.info : sidecar.log.error;
+  log.call(sidecar.log, { gapReport: report }, describeFinish(report));
+}
+
+/** Finishes what a promotion left to do, then waits until the node is a standby again. Throws when the server is lost. */
+async function liveAsPrimary(sidecar: Sidecar): Promise<void> {
+  const { signal } = sidecar.options;
+  for (let failures = 0; !signal.aborted; ) {
+    if (sidecar.journal.phase !== "primary" || sidecar.journal.finish?.complete === false)
+      await finish(sidecar);
+    sidecar.options.onStatus(buildStatus(sidecar.journal, null, [], "live"));
+    const incomplete = sidecar.journal.finish?.complete === false;
+    failures = incomplete ? failures + 1 : 0;
+    const until =
+      sidecar.now() + (incomplete ? retryDelay(failures + 2, Math.random()) : Number.POSITIVE_INFINITY);
+    while (!signal.aborted && sidecar.now() < until) {
+      await sleep(PRIMARY_PULSE_MS, signal);
+      if (signal.aborted || (await feelPulse(await sidecar.standby.control())).inRecovery) return;
+    }
+  }
+}

@@ -1,0 +1,188 @@
+/** Everything one sidecar has in hand. The cycle, the loop and the finishing step are functions over it. */
+import type { Logger } from "pino";
+import { Applier } from "../apply/applier.ts";
+import { failureOf, type Outcome, WrongRoleError } from "../apply/errors.ts";
+import { type Action, describeAction } from "../domain/action.ts";
+import { assertNever } from "../domain/assert-never.ts";
+import type { JournalState } from "../domain/journal.ts";
+import { noteDone, noteFailure } from "../domain/journal-update.ts";
+import type { Selection } from "../domain/judge.ts";
+import type { NapBounds } from "../domain/nap.ts";
+import type { Policy } from "../domain/plan.ts";
+import { guardBackoffKey, holdBackoffKey } from "../domain/plan-guard.ts";
+import { type Status, summarise } from "../domain/status.ts";
+import type { Journal } from "../journal/store.ts";
+import type { StandbyLook } from "../observe/standby.ts";
+import type { ConnInfo } from "../pg/conninfo.ts";
+import { LOG_STANDBY_SNAPSHOT } from "../pg/sql.ts";
+import { PrimaryLink, StandbyLink, type Timeouts } from "./links.ts";
+import { CycleMemory } from "./memory.ts";
+
+export interface SidecarOptions {
+  selection: Selection;
+  policy: Policy;
+  nap: NapBounds;
+  timeouts: Timeouts;
+  standbyConn: ConnInfo;
+  /** Null: the standby's own primary_conninfo is followed. */
+  primaryConn: ConnInfo | null;
+  /** Where the signal files of a promotion can be watched, or null. */
+  dataDirectory: string | null;
+  /** Sessions per database that the finishing step may open. */
+  finishConnections: number;
+  applicationName: string;
+  journal: Journal;
+  log: Logger;
+  /** ms since the epoch. */
+  now: () => number;
+  signal: AbortSignal;
+  onStatus: (status: Status) => void;
+}
+
+export class Sidecar {
+  readonly options: SidecarOptions;
+  readonly log: Logger;
+  readonly selection: Selection;
+  readonly policy: Policy;
+  readonly memory: CycleMemory;
+  readonly standby: StandbyLink;
+  readonly primary: PrimaryLink;
+  applier: Applier;
+  journal: JournalState;
+  /** Counts the cycles of this process. */
+  cycles = 0;
+  #lastLook: StandbyLook | null = null;
+  #lastSentence = "";
+
+  constructor(options: SidecarOptions) {
+    this.options = options;
+    this.log = options.log;
+    this.selection = options.selection;
+    this.policy = options.policy;
+    this.journal = options.journal.state;
+    this.memory = new CycleMemory(options.policy.duty);
+    this.memory.recall(
+      Object.values(this.journal.slots).flatMap(({ name, failure }) =>
+        failure ? [[name, failure] as const] : [],
+      ),
+    );
+    const link = {
+      applicationName: options.applicationName,
+      timeouts: options.timeouts,
+      signal: options.signal,
+      onWarning: (warning: string) => options.log.warn(warning),
+    };
+    this.standby = new StandbyLink(options.standbyConn, link, true);
+    this.primary = new PrimaryLink(options.primaryConn, options.standbyConn.database ?? "postgres", link);
+    this.applier = this.#newApplier();
+  }
+
+  #newApplier(): Applier {
+    return new Applier({
+      instanceId: this.journal.instanceId,
+      open: (database, purpose, patient) => this.standby.open(database, purpose, patient),
+      nudgePrimary: () => this.#nudgePrimary(),
+      onOutcome: (outcome) => this.#onOutcome(outcome),
+    });
+  }
+
+  now(): number {
+    return this.options.now();
+  }
+
+  /** The last look at the standby; there is one before the first cycle. */
+  get lastLook(): StandbyLook {
+    if (!this.#lastLook) throw new Error("the standby has not been looked at yet");
+    return this.#lastLook;
+  }
+
+  set lastLook(look: StandbyLook) {
+    this.#lastLook = look;
+  }
+
+  /** Takes over a new journal and writes it. Throws JournalWriteError; the state in memory is the new one all the same. */
+  async record(journal: JournalState): Promise<void> {
+    this.journal = journal;
+    await this.options.journal.save(journal);
+  }
+
+  /** Does what was planned, then writes down what came of it if that matters beyond the next look at the standby. */
+  async act(actions: readonly Action[]): Promise<void> {
+    if (actions.length === 0) return;
+    const before = this.journal;
+    await this.applier.apply(actions);
+    if (this.journal !== before) await this.record(this.journal);
+  }
+
+  /** Ends every session with the standby's databases; temporary slots of ours go with them. */
+  async resetApplier(): Promise<void> {
+    await this.applier.close();
+    this.applier = this.#newApplier();
+  }
+
+  /** Says how things stand: to whoever asks, and in one sentence to the log, loudly only when it changes. */
+  report(status: Status): void {
+    this.cycles += 1;
+    this.options.onStatus(status);
+    const told = status.problems.map((problem) => problem.message).join("; ");
+    const sentence = `${summarise(status.slots)}${status.ready ? "" : ", not ready"}${told ? `: ${told}` : ""}`;
+    const level = sentence === this.#lastSentence ? "debug" : "info";
+    this.#lastSentence = sentence;
+    this.log[level]({ cycle: this.cycles }, `cycle ${this.cycles}: ${sentence}`);
+  }
+
+  async close(): Promise<void> {
+    await this.applier.close();
+    await Promise.all([this.primary.close(), this.standby.close()]);
+  }
+
+  async #nudgePrimary(): Promise<void> {
+    await this.primary.current?.query(LOG_STANDBY_SNAPSHOT);
+  }
+
+  #onOutcome({ action, error }: Outcome): void {
+    const key = backoffKey(action);
+    if (error === null) {
+      this.memory.succeeded(key);
+      if (action.kind === "advance_guard") this.memory.guardAdvanced(action.databaseOid, this.now());
+      this.journal = noteDone(this.journal, action);
+      const level = action.kind === "create" || action.kind === "drop" ? "info" : "debug";
+      this.log[level]({ slot: key }, done(action));
+      return;
+    }
+    // the promotion is told by whoever sees it; what it held back is no failure
+    if (error instanceof WrongRoleError) return;
+    const failure = failureOf(error);
+    const failures = this.memory.failed(key, failure, this.now());
+    if ("slot" in action) this.journal = noteFailure(this.journal, action.slot, failure);
+    this.log[failures === 1 ? "warn" : "debug"]({ slot: key, reason: failure.reason }, failure.detail);
+  }
+}
+
+/** Under which name a failure rests: the slot's, or that of the database's guard or hold. */
+function backoffKey(action: Action): string {
+  switch (action.kind) {
+    case "create":
+    case "advance":
+    case "replace":
+    case "drop":
+    case "drop_leftover":
+      return action.slot;
+    case "create_guard":
+    case "advance_guard":
+      return guardBackoffKey(action.databaseOid);
+    case "create_hold":
+    case "release_hold":
+      return holdBackoffKey(action.databaseOid);
+    case "probe_plugin":
+      return `plugin:${action.plugin}`;
+    default:
+      return assertNever(action);
+  }
+}
+
+function done(action: Action): string {
+  return action.kind === "create"
+    ? `newly created replication slot "${action.slot}" is sync-ready now`
+    : `done: ${describeAction(action)}`;
+}

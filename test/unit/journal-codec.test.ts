@@ -1,0 +1,299 @@
+import { createHash } from "node:crypto";
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { emptyJournal, type JournalState, type SlotRecord } from "../../src/domain/journal.ts";
+import type { Lsn } from "../../src/domain/lsn.ts";
+import { decodeJournal, encodeJournal } from "../../src/journal/codec.ts";
+import { JournalDamagedError, JournalVersionError } from "../../src/journal/errors.ts";
+
+const PATH = "state/journal.json";
+
+const lsn = fc.bigInt({ min: 0n, max: 0xffff_ffff_ffff_ffffn }) as fc.Arbitrary<Lsn>;
+const orNull = <T>(arbitrary: fc.Arbitrary<T>) => fc.option(arbitrary, { nil: null });
+const time = fc.nat({ max: 8_640_000_000_000 });
+const oid = fc.nat({ max: 0xffff_ffff });
+const text = fc.string({ unit: "binary" });
+const slotName = fc.oneof(
+  fc.stringMatching(/^[a-z0-9_]{1,63}$/),
+  fc.constantFrom("__proto__", "constructor", "1", "007", "x".repeat(63)),
+);
+const ownName = fc.stringMatching(/^slotsync_[a-z0-9_]{1,20}$/);
+const reason = fc.constantFrom(
+  "wal_not_flushed",
+  "wal_or_rows_removed",
+  "no_consistent_snapshot",
+  "slot_invalidated",
+  "name_conflict",
+  "database_missing",
+  "plugin_missing",
+  "prepared_transactions_pending",
+  "permission_denied",
+  "too_many_slots",
+  "slot_in_use",
+  "statement_failed",
+  "absent_on_primary",
+);
+const slotRecord: fc.Arbitrary<SlotRecord> = fc.record(
+  {
+    name: slotName,
+    database: text,
+    databaseOid: oid,
+    plugin: text,
+    twoPhase: fc.boolean(),
+    state: fc.constantFrom("seen", "creating", "owned"),
+    maxTarget: orNull(lsn),
+    primaryConfirmedFlushLsn: orNull(lsn),
+    primaryRestartLsn: orNull(lsn),
+    seenAt: time,
+    absentSince: orNull(time),
+    protection: fc.constantFrom("synced", "guarded", "waiting", "blocked"),
+    reason: orNull(reason),
+    detail: orNull(text),
+    failure: orNull(fc.record({ reason, detail: text }, { noNullPrototype: true })),
+    unsafe: orNull(text),
+    since: time,
+  },
+  { noNullPrototype: true },
+);
+const lsnText = fc.constantFrom("0/0", "16/B374D848", "FFFFFFFF/FFFFFFFF");
+const finish = fc.record(
+  {
+    finishedAt: time,
+    durationMs: fc.nat(),
+    endOfWalLsn: orNull(lsnText),
+    complete: fc.boolean(),
+    slots: fc.array(
+      fc.record(
+        {
+          name: text,
+          database: text,
+          plugin: text,
+          outcome: fc.constantFrom(
+            "kept",
+            "advanced",
+            "materialised",
+            "dropped",
+            "in_use",
+            "moved_on",
+            "not_ours",
+            "not_protected",
+            "failed",
+          ),
+          detail: orNull(text),
+          lastSeenLsn: orNull(lsnText),
+          lastSeenAt: time,
+          positionLsn: orNull(lsnText),
+          confirmedBeyondEndBytes: fc.nat(),
+        },
+        { noNullPrototype: true },
+      ),
+      { maxLength: 4 },
+    ),
+  },
+  { noNullPrototype: true },
+);
+const journal: fc.Arbitrary<JournalState> = fc.record(
+  {
+    instanceId: fc.stringMatching(/^[0-9a-f]{8}$/),
+    systemIdentifier: orNull(fc.stringMatching(/^\d{1,20}$/)),
+    phase: fc.constantFrom("standby", "promoting", "primary"),
+    primaryTimeline: orNull(oid),
+    timelineSince: time,
+    observedAt: time,
+    standbyFlushedLsn: orNull(lsn),
+    primaryLostAt: orNull(time),
+    guardSerial: fc.nat(),
+    guards: fc
+      .uniqueArray(
+        fc.record(
+          { name: ownName, database: text, databaseOid: oid, state: fc.constantFrom("creating", "owned") },
+          { noNullPrototype: true },
+        ),
+        { selector: (guard) => guard.databaseOid, maxLength: 4 },
+      )
+      .map((guards) => Object.fromEntries(guards.map((guard) => [guard.databaseOid, guard]))),
+    leftovers: fc.array(ownName, { maxLength: 4 }),
+    slots: fc
+      .uniqueArray(slotRecord, { selector: (slot) => slot.name, maxLength: 6 })
+      .map((slots) => Object.fromEntries(slots.map((slot) => [slot.name, slot]))),
+    plugins: fc.array(text, { maxLength: 3 }),
+    problems: fc.array(text, { maxLength: 3 }),
+    finish: orNull(finish),
+  },
+  { noNullPrototype: true },
+) as fc.Arbitrary<JournalState>;
+
+const someSlot: SlotRecord = {
+  name: "orders",
+  database: "shop",
+  databaseOid: 16_384,
+  plugin: "pgoutput",
+  twoPhase: false,
+  state: "owned",
+  maxTarget: 0x16_b374d848n as Lsn,
+  primaryConfirmedFlushLsn: 0x16_b374d848n as Lsn,
+  primaryRestartLsn: 0x16_b3700000n as Lsn,
+  seenAt: 1_790_000_000_000,
+  absentSince: null,
+  protection: "synced",
+  reason: null,
+  detail: null,
+  failure: null,
+  unsafe: null,
+  since: 1_790_000_000_000,
+};
+
+function small(): JournalState {
+  return { ...emptyJournal("0123abcd"), slots: { orders: someSlot } };
+}
+
+/** A document that is sealed as ours are, around a body and a version of the test's choosing. */
+function sealed(body: unknown, version: number | string = 1): string {
+  const bodyText = JSON.stringify(body);
+  const sha256 = createHash("sha256").update(`pg-slotsync journal ${version}\n${bodyText}`).digest("hex");
+  return `{"format":"pg-slotsync journal","version":${version},"sha256":"${sha256}","body":${bodyText}}\n`;
+}
+
+function bodyOf(state: JournalState): Record<string, unknown> {
+  return JSON.parse(encodeJournal(state)).body;
+}
+
+describe("what was written is read back", () => {
+  test("every state comes back as it was, whatever the names and texts in it (I10, I13)", () => {
+    fc.assert(
+      fc.property(journal, (state) => {
+        const read = decodeJournal(encodeJournal(state), PATH);
+        expect(read).toEqual(state);
+        expect(Object.keys(read.slots).sort()).toEqual(Object.keys(state.slots).sort());
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  test("a slot called __proto__ is a record like any other (I13)", () => {
+    const slots = JSON.parse('{"__proto__":0}');
+    const record = { ...someSlot, name: "__proto__" };
+    Object.defineProperty(slots, "__proto__", { value: record, enumerable: true });
+    const read = decodeJournal(encodeJournal({ ...small(), slots }), PATH);
+    expect(Object.getOwnPropertyDescriptor(read.slots, "__proto__")?.value).toEqual(record);
+  });
+
+  test("a primary that shows an impossible slot name does not cost the journal (I9, I13)", () => {
+    const slots = { "../x": { ...someSlot, name: "../x", state: "seen" as const } };
+    expect(decodeJournal(encodeJournal({ ...small(), slots }), PATH).slots).toEqual(slots);
+  });
+
+  test("positions stand in the file as PostgreSQL writes them", () => {
+    expect(encodeJournal(small())).toContain('"maxTarget":"16/B374D848"');
+  });
+
+  test("a number that JSON cannot hold is refused instead of making a file that does not load", () => {
+    const slots = { orders: { ...someSlot, seenAt: Number.NaN } };
+    expect(() => encodeJournal({ ...small(), slots })).toThrow(RangeError);
+  });
+});
+
+describe("a damaged journal is told from a sound one (I10)", () => {
+  test("cut short at any byte", () => {
+    const whole = Buffer.from(encodeJournal(small()));
+    for (let length = 0; length < whole.length; length += 1)
+      expect(() => decodeJournal(whole.toString("utf8", 0, length), PATH)).toThrow(JournalDamagedError);
+  });
+
+  test("any single bit flipped", () => {
+    const whole = Buffer.from(encodeJournal(small()));
+    for (let bit = 0; bit < whole.length * 8; bit += 1) {
+      const flipped = Buffer.from(whole);
+      flipped[bit >> 3] = (flipped[bit >> 3] ?? 0) ^ (1 << (bit & 7));
+      // the version's own bits as well: a flipped 1 must not pass for a newer version
+      expect(() => decodeJournal(flipped.toString("utf8"), PATH)).toThrow(JournalDamagedError);
+    }
+  });
+
+  test("bytes appended, zeroed or replaced", () => {
+    const whole = encodeJournal(small());
+    expect(() => decodeJournal(`${whole}x`, PATH)).toThrow(JournalDamagedError);
+    expect(() => decodeJournal(whole + whole, PATH)).toThrow(JournalDamagedError);
+    expect(() => decodeJournal("\0".repeat(whole.length), PATH)).toThrow(JournalDamagedError);
+    fc.assert(
+      fc.property(fc.nat(), fc.string({ minLength: 1 }), (at, garbage) => {
+        const start = at % whole.length;
+        const spoilt = whole.slice(0, start) + garbage + whole.slice(start + garbage.length);
+        if (spoilt !== whole) expect(() => decodeJournal(spoilt, PATH)).toThrow(JournalDamagedError);
+      }),
+    );
+  });
+
+  test("any JSON and any text that is not a journal", () => {
+    fc.assert(
+      fc.property(fc.oneof(fc.json(), fc.string()), (foreign) => {
+        expect(() => decodeJournal(foreign, PATH)).toThrow(JournalDamagedError);
+      }),
+    );
+    expect(() => decodeJournal('{"name":"pg-slotsync","version":"0.1.0"}', PATH)).toThrow(
+      'the journal state/journal.json is damaged: it is JSON, and not a journal (no format "pg-slotsync journal")',
+    );
+  });
+
+  test("changed by hand, though its JSON says the same", () => {
+    const pretty = JSON.stringify(JSON.parse(encodeJournal(small())), null, 2);
+    expect(() => decodeJournal(pretty, PATH)).toThrow("edited by hand?");
+  });
+
+  test("a wrong checksum is named", () => {
+    const spoilt = encodeJournal(small()).replace("16/B374D848", "17/B374D848");
+    expect(() => decodeJournal(spoilt, PATH)).toThrow("its checksum does not match its content");
+  });
+
+  const cases: [string, (body: Record<string, unknown>) => void, string][] = [
+    ["an unknown field", (body) => Object.assign(body, { extra: 1 }), "extra"],
+    ["a missing field", (body) => Reflect.deleteProperty(body, "guardSerial"), "guardSerial"],
+    [
+      "a position that is none",
+      (body) => patch(body, { maxTarget: "16-0" }),
+      "slots.0.maxTarget: not an LSN",
+    ],
+    ["a state of no meaning", (body) => patch(body, { state: "mine" }), "slots.0.state"],
+    ["a slot of ours with an impossible name", (body) => patch(body, { name: "../x" }), "slots.0"],
+    ["a slot twice", (body) => twice(body, "slots"), "a record twice"],
+    [
+      "an instance id of another form",
+      (body) => Object.assign(body, { instanceId: "'; drop" }),
+      "instanceId",
+    ],
+    ["a leftover that is not ours", (body) => Object.assign(body, { leftovers: ["orders"] }), "leftovers.0"],
+    ["a negative serial", (body) => Object.assign(body, { guardSerial: -1 }), "guardSerial"],
+  ];
+  test.each(cases)("%s, though the checksum is right", (_, spoil, message) => {
+    const body = bodyOf(small());
+    expect(() => decodeJournal(sealed(body), PATH)).not.toThrow();
+    spoil(body);
+    expect(() => decodeJournal(sealed(body), PATH)).toThrow(JournalDamagedError);
+    expect(() => decodeJournal(sealed(body), PATH)).toThrow(message);
+  });
+
+  test.each([0, -1, 1.5])("version %s, which there never was", (version) => {
+    expect(() => decodeJournal(sealed({}, version), PATH)).toThrow(JournalDamagedError);
+  });
+});
+
+describe("a newer version's journal is left for that version", () => {
+  test.each([2, 10, 4000])("version %s", (version) => {
+    expect(() => decodeJournal(sealed({ anything: true }, version), PATH)).toThrow(JournalVersionError);
+    expect(() => decodeJournal(sealed({}, version), PATH)).toThrow(`journal version ${version}`);
+  });
+
+  test("also when all but its first two fields is new", () => {
+    const text = JSON.stringify({ format: "pg-slotsync journal", version: 2, chunks: [] }, null, 1);
+    expect(() => decodeJournal(text, PATH)).toThrow(JournalVersionError);
+  });
+});
+
+function patch(body: Record<string, unknown>, change: object): void {
+  Object.assign((body.slots as object[])[0] as object, change);
+}
+
+function twice(body: Record<string, unknown>, key: string): void {
+  const records = body[key] as unknown[];
+  records.push(records[0]);
+}
