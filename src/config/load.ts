@@ -125,23 +125,16 @@ const didYouMean = (word: string | undefined, otherwise: string): string =>
   word === undefined ? otherwise : `did you mean ${word}?`;
 
 function suggestKey(unknown: string, within: string): string | undefined {
-  const siblings = CONFIG_KEYS.map((key) => key.path).filter((one) => one.startsWith(within));
-  const name = suggest(
-    unknown,
+  const last = unknown.split(".").at(-1);
+  // the right name in the wrong place
+  const elsewhere = CONFIG_KEYS.find((key) => key.path.includes(".") && key.path.split(".").at(-1) === last);
+  if (elsewhere) return elsewhere.path;
+  const siblings =
     within === ""
-      ? [...SECTION_NAMES, ...siblings.filter((one) => !one.includes("."))]
-      : siblings.map((one) => one.slice(within.length)),
-  );
-  if (name !== undefined) return `${within}${name}`;
-  // perhaps the right name in the wrong place, or the whole path as one word
-  const last = unknown.split(".").at(-1) ?? unknown;
-  return (
-    CONFIG_KEYS.find((key) => key.path.split(".").at(-1) === last)?.path ??
-    suggest(
-      unknown,
-      CONFIG_KEYS.map((key) => key.path),
-    )
-  );
+      ? [...SECTION_NAMES, ...KEY_OF_PATH.keys()]
+      : CONFIG_KEYS.filter((key) => key.path.startsWith(within)).map((key) => key.path.slice(within.length));
+  const name = suggest(unknown, siblings);
+  return name === undefined ? suggest(unknown, KEY_OF_PATH.keys()) : `${within}${name}`;
 }
 
 /** Reads YAML; undefined after a problem. What the parser quotes from the text is left out: it may be a password. */
@@ -359,8 +352,10 @@ function problemsOfIssue(issue: z.core.$ZodIssue, given: ReadonlyMap<string, Giv
       fix: didYouMean(suggest(name, SELECTOR_KEYS), `there are ${SELECTOR_KEYS.join(", ")}`),
     }));
   }
-  const inSelector = key.form === "selectors" && part.length > 0;
   const empty = isRecord(value) && Object.keys(value).length === 0;
+  // said already: its conditions are all unknown ones
+  if (issue.code === "custom" && isRecord(value) && !empty) return [];
+  const inSelector = key.form === "selectors" && part.length > 0;
   const expects = inSelector
     ? selectorExpects(part[1] === undefined ? undefined : String(part[1]))
     : key.expects;

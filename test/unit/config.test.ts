@@ -295,7 +295,7 @@ advance: {duty: 2}
       "slotsync.yaml line 2 column 1: not valid YAML: Map keys must be unique",
     ],
     ["not keys", "- a", "slotsync.yaml: the file has no keys"],
-    ["an alias to nothing", "log: *x", "slotsync.yaml line 1 column 6: not valid YAML: Unresolved alias"],
+    ["an alias to nothing", "log: *x", "slotsync.yaml: not valid YAML: its aliases cannot be resolved"],
   ])("YAML: %s", (_, yaml, expected) => {
     expect(problemsOf(() => load(yaml))[0]).toContain(expected);
   });
