@@ -114,8 +114,8 @@ const nap = z.strictObject({
   }),
 });
 
-export const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"] as const;
-export const LOG_FORMATS = ["json", "pretty"] as const;
+const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"] as const;
+const LOG_FORMATS = ["json", "pretty"] as const;
 
 const log = z.strictObject({
   level: key(z.enum(LOG_LEVELS).default("info"), {

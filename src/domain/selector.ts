@@ -81,7 +81,7 @@ function matches(slot: SelectableSlot, selector: Selector): boolean {
 }
 
 /** `name_like "app_%", plugin "pgoutput"`, with the configuration's names of the conditions. */
-export function describeSelector(selector: Selector): string {
+function describeSelector(selector: Selector): string {
   const conditions = [
     ["name", selector.name],
     ["name_like", selector.nameLike],

@@ -8,7 +8,7 @@ import { isIP } from "node:net";
 import os from "node:os";
 import { inspect } from "node:util";
 
-export class Secret {
+class Secret {
   readonly #value: string;
 
   constructor(value: string) {
@@ -38,10 +38,10 @@ export class ConnInfoError extends Error {
 }
 
 export const SSL_MODES = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] as const;
-export type SslMode = (typeof SSL_MODES)[number];
+type SslMode = (typeof SSL_MODES)[number];
 
 const TLS_VERSIONS = ["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"] as const;
-export type TlsVersion = (typeof TLS_VERSIONS)[number];
+type TlsVersion = (typeof TLS_VERSIONS)[number];
 
 export interface ConnInfo {
   /** A name, an address, or, when it starts with "/", the directory of a unix socket. */

@@ -52,7 +52,7 @@ export interface PassfileAnswer {
   readonly warning?: string;
 }
 
-export function passfilePath(conn: ConnInfo, homeDirectory = os.homedir()): string {
+function passfilePath(conn: ConnInfo, homeDirectory = os.homedir()): string {
   return conn.passfile ?? path.join(homeDirectory, ".pgpass");
 }
 

@@ -29,9 +29,9 @@ export interface SessionOptions {
   readonly replication?: never;
 }
 
-export type SqlParameter = string | number | bigint | boolean | null | Buffer | readonly string[];
+type SqlParameter = string | number | bigint | boolean | null | Buffer | readonly string[];
 
-export interface CallOptions {
+interface CallOptions {
   /** What is being done, for the error message: `advancing slot "a"`. */
   readonly what?: string;
   readonly queryTimeoutMs?: number;

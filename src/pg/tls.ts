@@ -6,7 +6,7 @@ import type tls from "node:tls";
 import { type ConnInfo, ConnInfoError } from "./conninfo.ts";
 
 /** What is checked: nothing, that the chain ends at a trusted root, or also that the name is the host's. */
-export type TlsVerification = "none" | "ca" | "full";
+type TlsVerification = "none" | "ca" | "full";
 
 export type TlsAttempt =
   | { readonly kind: "plain" }
