@@ -12,7 +12,8 @@ export type Reason =
   | "too_many_slots"
   | "slot_in_use"
   | "statement_failed"
-  | "absent_on_primary";
+  | "absent_on_primary"
+  | "not_recorded";
 
 /** How one failover slot is protected on this standby. `synced` and `guarded` are failover-ready. */
 export type Protection = "synced" | "guarded" | "waiting" | "blocked";

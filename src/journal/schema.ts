@@ -21,6 +21,7 @@ const REASONS = {
   slot_in_use: 0,
   statement_failed: 0,
   absent_on_primary: 0,
+  not_recorded: 0,
 } satisfies Record<Reason, 0>;
 const OUTCOMES = {
   kept: 0,

@@ -1,0 +1,251 @@
+/**
+ * Readiness as `check` and `status` tell it: from both servers when they answer, else from the journal held against what the standby
+ * shows now. Pure. A wrong "ready" is the worst there is: whatever is not known for certain is not ready.
+ */
+import type { Action } from "./action.ts";
+import type { JournalState, SlotRecord } from "./journal.ts";
+import { noteObservation } from "./journal-update.ts";
+import { judge, type Selection } from "./judge.ts";
+import type { Lsn } from "./lsn.ts";
+import type { PrimaryView, StandbyView } from "./observation.ts";
+import { type Memory, type Policy, plan } from "./plan.ts";
+import { type Problem, standbyProblems } from "./prerequisites.ts";
+import { isFailoverReady, type Verdict, waiting } from "./protection.ts";
+import type { PrimarySlot } from "./slot.ts";
+import { buildStatus, type Status } from "./status.ts";
+
+export interface AssessInput {
+  journal: JournalState;
+  standby: StandbyView;
+  selection: Selection;
+  policy: Policy;
+  now: number;
+  /** Whether a sidecar holds the lock of the state directory. */
+  sidecarRunning: boolean;
+  /** The longest that a healthy sidecar leaves its journal as it is, ms. */
+  quietMs: number;
+}
+
+export interface Assessment {
+  status: Status;
+  /** What a cycle would do now; empty when the primary does not answer. */
+  actions: Action[];
+  /** False when nothing certain can be said: `check` answers 2. */
+  certain: boolean;
+}
+
+/** Both servers answered. */
+export function assessLive(input: AssessInput, primary: PrimaryView): Assessment {
+  const { journal, standby, selection, policy, now } = input;
+  const extra = sidecarProblems(input);
+  const judged = judge(primary, standby, journal, selection, policy, memoryFrom(journal, now), extra);
+  const verdicts = new Map(judged.plan.verdicts);
+  for (const slot of judged.chosen) {
+    const verdict = verdicts.get(slot.name);
+    if (verdict?.protection === "guarded" && !recorded(journal, slot))
+      verdicts.set(slot.name, unrecorded(input));
+  }
+  const seen = noteObservation(journal, {
+    primary,
+    standby,
+    chosen: judged.chosen,
+    plan: { ...judged.plan, verdicts },
+    problems: [],
+    now,
+  });
+  // what a running sidecar has to say about itself stays
+  const state: JournalState = { ...seen, phase: journal.phase === "promoting" ? "promoting" : "standby" };
+  return {
+    status: buildStatus(state, standby, judged.problems, "live"),
+    actions: judged.actions,
+    certain: judged.trusted,
+  };
+}
+
+/** A guard protects a slot only if whoever finishes the promotion knows of it. */
+function recorded(journal: JournalState, slot: PrimarySlot): boolean {
+  const record = journal.slots[slot.name];
+  return (
+    record !== undefined &&
+    record.primaryConfirmedFlushLsn !== null &&
+    record.databaseOid === slot.databaseOid
+  );
+}
+
+function unrecorded({ sidecarRunning }: AssessInput): Verdict {
+  return waiting(
+    "not_recorded",
+    sidecarRunning
+      ? "the sidecar has not recorded it yet; it does so in its next cycle"
+      : "no sidecar is running, so nobody would make it after a promotion: start slotsync run",
+  );
+}
+
+/** The primary does not answer: what was seen last, held against what the standby still has. */
+export function assessFromJournal(input: AssessInput, whyNot: string): Assessment {
+  const { journal, standby, policy, now } = input;
+  const problems = [...standbyProblems(standby, journal, now), ...journal.problems.map(asProblem)];
+  const stale = staleness(input);
+  if (stale) problems.push({ code: "journal_stale", severity: "stop", message: `${stale}; ${whyNot}` });
+  else problems.push({ code: "primary_unreachable", severity: "warning", message: whyNot });
+
+  const { verdicts } = plan({
+    primary: lastPrimary(journal, standby),
+    standby,
+    chosen: Object.values(journal.slots).map(asPrimarySlot),
+    journal,
+    policy,
+    memory: memoryFrom(journal, now),
+  });
+  const slots: JournalState["slots"] = {};
+  for (const record of Object.values(journal.slots))
+    slots[record.name] = withLastVerdict(record, verdicts.get(record.name));
+  const status = buildStatus({ ...journal, slots }, standby, problems, "journal");
+  return { status, actions: [], certain: stale === null };
+}
+
+/** Ready only when it was and still is; what was not ready then can have become so only by WAL that came in. */
+function withLastVerdict(record: SlotRecord, verdict: Verdict | undefined): SlotRecord {
+  if (!verdict) return record;
+  const could = isFailoverReady(record.protection) || record.reason === "wal_not_flushed";
+  return could || !isFailoverReady(verdict.protection) ? { ...record, ...verdict } : record;
+}
+
+function staleness({ journal, now, sidecarRunning, quietMs }: AssessInput): string | null {
+  if (journal.observedAt === 0) return "the journal has never seen the primary";
+  const age = now - journal.observedAt;
+  const told = `the journal last saw the primary at ${new Date(journal.observedAt).toISOString()}`;
+  if (age < -quietMs) return `${told}, which lies in the future: the clock has been set back`;
+  if (journal.primaryLostAt !== null) {
+    const unseen = journal.primaryLostAt - journal.observedAt;
+    return unseen > quietMs
+      ? `${told}, ${seconds(unseen)} before it was lost: much may have happened in between`
+      : null;
+  }
+  if (age <= quietMs) return null;
+  return sidecarRunning
+    ? `${told}, ${seconds(age)} ago, and the sidecar seems to hang`
+    : `${told}, ${seconds(age)} ago, and no sidecar has been running since to say when the primary was lost`;
+}
+
+function sidecarProblems({ journal, now, sidecarRunning, quietMs }: AssessInput): Problem[] {
+  const guarded = Object.values(journal.slots).some((record) => record.protection === "guarded");
+  if (!sidecarRunning)
+    return [
+      {
+        code: "sidecar_not_running",
+        severity: "warning",
+        message: `no sidecar is running for this state_directory: positions fall behind${guarded ? ", and slots that only a guard holds need `slotsync finish` after a promotion" : ""}; start slotsync run`,
+      },
+    ];
+  const age = now - journal.observedAt;
+  if (age <= quietMs) return [];
+  return [
+    {
+      code: "sidecar_stalled",
+      severity: "stop",
+      message: `a sidecar is running, but has recorded nothing ${journal.observedAt === 0 ? "yet" : `for ${seconds(age)}`}: see its log`,
+    },
+  ];
+}
+
+/** The planner's memory of a process that has none of its own: failures of the running sidecar count, its clocks do not. */
+function memoryFrom(journal: JournalState, now: number): Memory {
+  const backoff = new Map(
+    Object.values(journal.slots).flatMap(({ name, failure }) =>
+      failure ? [[name, { ...failure, retryAt: 0, failures: 1 }] as const] : [],
+    ),
+  );
+  return {
+    now,
+    budgetMs: Number.MAX_SAFE_INTEGER,
+    backoff,
+    busyDatabases: new Set(),
+    creatingGuards: new Set(),
+    guardAdvancedAt: new Map(),
+    restUntil: new Map(),
+  };
+}
+
+function lastPrimary(journal: JournalState, standby: StandbyView): PrimaryView {
+  return {
+    systemIdentifier: standby.systemIdentifier,
+    inRecovery: false,
+    timeline: journal.primaryTimeline ?? 0,
+    walLevel: "logical",
+    serverVersionNum: standby.serverVersionNum,
+    walLsn: 0n as Lsn,
+    physicalSlot: null,
+    slots: [],
+    maySnapshot: true,
+  };
+}
+
+function asPrimarySlot(record: SlotRecord): PrimarySlot {
+  return {
+    name: record.name,
+    database: record.database,
+    databaseOid: record.databaseOid,
+    plugin: record.plugin,
+    twoPhase: record.twoPhase,
+    temporary: false,
+    activePid: null,
+    restartLsn: record.primaryRestartLsn,
+    confirmedFlushLsn: record.primaryConfirmedFlushLsn,
+    catalogXmin: null,
+    invalidation: null,
+  };
+}
+
+function asProblem(message: string): Problem {
+  return { code: "last_seen", severity: "stop", message };
+}
+
+function seconds(ms: number): string {
+  return `${Math.round(ms / 1_000)} s`;
+}
+
+/** `check`'s answer: 0 failover-ready, 1 not, 2 cannot tell; and one line that says why. */
+export interface Answer {
+  code: 0 | 1 | 2;
+  line: string;
+}
+
+/** Answers for the whole standby, or for one slot. */
+export function answer(
+  { status, certain }: Pick<Assessment, "status" | "certain">,
+  slotName?: string,
+): Answer {
+  const asOf =
+    status.source === "journal"
+      ? ` (as last seen at ${status.observedAt ?? "no time"}; the primary does not answer)`
+      : "";
+  const stops = status.problems
+    .filter((problem) => problem.severity === "stop")
+    .map((problem) => problem.message);
+  if (status.role !== "standby")
+    return {
+      code: 1,
+      line: `not ready: this node is ${status.role === "primary" ? "a primary" : "being promoted"}, not a standby`,
+    };
+  if (!certain) return { code: 2, line: `cannot tell: ${stops.join("; ")}` };
+
+  const chosen =
+    slotName === undefined ? status.slots : status.slots.filter((slot) => slot.name === slotName);
+  if (slotName !== undefined && chosen.length === 0)
+    return { code: 1, line: `not ready: no failover slot is named "${slotName}"${asOf}` };
+  if (stops.length > 0) return { code: 1, line: `not ready: ${stops.join("; ")}${asOf}` };
+  const bad = chosen.filter((slot) => !isFailoverReady(slot.protection));
+  if (bad.length > 0) {
+    const named = bad
+      .slice(0, 3)
+      .map((slot) => `"${slot.name}" is ${slot.protection} (${slot.reason}): ${slot.detail}`);
+    const more = bad.length > 3 ? `; and ${bad.length - 3} more` : "";
+    return {
+      code: 1,
+      line: `not ready: ${bad.length} of ${chosen.length} failover slots: ${named.join("; ")}${more}${asOf}`,
+    };
+  }
+  const count = chosen.length === 1 ? "1 failover slot is" : `${chosen.length} failover slots are`;
+  return { code: 0, line: `ready: ${count} safe on this standby${asOf}` };
+}

@@ -1,0 +1,31 @@
+/** From the configuration to what the sidecar's parts take. */
+import { hostname } from "node:os";
+import type { Config } from "../config/load.ts";
+import type { Selection } from "../domain/judge.ts";
+import type { Policy } from "../domain/plan.ts";
+import type { LinkOptions } from "./links.ts";
+
+/** The selectors. */
+export function selectionOf(config: Config): Selection {
+  return { include: config.slots.include, exclude: config.slots.exclude };
+}
+
+/** What the planner may do. */
+export function policyOf(config: Config): Policy {
+  return { guardDatabases: config.guards.databases, duty: config.advance.duty };
+}
+
+/** How another sidecar's operator finds this process in pg_stat_activity. */
+export function applicationNameOf(command: string): string {
+  return `pg-slotsync ${command} ${process.pid}@${hostname()}`.slice(0, 50);
+}
+
+/** Options for the connections of one command. */
+export function linkOptionsOf(
+  config: Config,
+  command: string,
+  signal: AbortSignal,
+  onWarning: (warning: string) => void,
+): LinkOptions {
+  return { applicationName: applicationNameOf(command), timeouts: config.timeouts, signal, onWarning };
+}
