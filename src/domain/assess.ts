@@ -64,7 +64,7 @@ export function assessLive(input: AssessInput, primary: PrimaryView): Assessment
 
 /** A guard protects a slot only if whoever finishes the promotion knows of it. */
 function recorded(journal: JournalState, slot: PrimarySlot): boolean {
-  const record = journal.slots[slot.name];
+  const record = journal.slots.get(slot.name);
   return (
     record !== undefined &&
     record.primaryConfirmedFlushLsn !== null &&
@@ -92,14 +92,14 @@ export function assessFromJournal(input: AssessInput, whyNot: string): Assessmen
   const { verdicts } = plan({
     primary: lastPrimary(journal, standby),
     standby,
-    chosen: Object.values(journal.slots).map(asPrimarySlot),
+    chosen: [...journal.slots.values()].map(asPrimarySlot),
     journal,
     policy,
     memory: memoryFrom(journal, now),
   });
-  const slots: JournalState["slots"] = {};
-  for (const record of Object.values(journal.slots))
-    slots[record.name] = withLastVerdict(record, verdicts.get(record.name));
+  const slots = new Map(
+    [...journal.slots].map(([name, record]) => [name, withLastVerdict(record, verdicts.get(name))]),
+  );
   const status = buildStatus({ ...journal, slots }, standby, problems, "journal");
   return { status, actions: [], certain: stale === null };
 }
@@ -129,7 +129,7 @@ function staleness({ journal, now, sidecarRunning, quietMs }: AssessInput): stri
 }
 
 function sidecarProblems({ journal, now, sidecarRunning, quietMs }: AssessInput): Problem[] {
-  const guarded = Object.values(journal.slots).some((record) => record.protection === "guarded");
+  const guarded = [...journal.slots.values()].some((record) => record.protection === "guarded");
   if (!sidecarRunning)
     return [
       {
@@ -152,7 +152,7 @@ function sidecarProblems({ journal, now, sidecarRunning, quietMs }: AssessInput)
 /** The planner's memory of a process that has none of its own: failures of the running sidecar count, its clocks do not. */
 function memoryFrom(journal: JournalState, now: number): Memory {
   const backoff = new Map(
-    Object.values(journal.slots).flatMap(({ name, failure }) =>
+    [...journal.slots.values()].flatMap(({ name, failure }) =>
       failure ? [[name, { ...failure, retryAt: 0, failures: 1 }] as const] : [],
     ),
   );

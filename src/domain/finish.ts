@@ -8,7 +8,7 @@ import type { JournalState, SlotRecord } from "./journal.ts";
 import { bytesBetween, formatLsn, type Lsn, minLsn } from "./lsn.ts";
 import { holdName } from "./names.ts";
 import { isOurs } from "./ownership.ts";
-import { type StandbySlot, sameIdentity } from "./slot.ts";
+import { type StandbySlot, sameIdentity, slotNamed } from "./slot.ts";
 
 /** One thing to do on the new primary. */
 export type FinishStep =
@@ -80,12 +80,12 @@ export interface FinishInput {
 
 /** Decides for every slot in the journal, those that can share a decoding together. */
 export function planFinish(input: FinishInput): FinishStep[] {
-  const steps = Object.values(input.journal.slots).map((record) => finishSlot(record, input));
+  const steps = [...input.journal.slots.values()].map((record) => finishSlot(record, input));
   return shareDecodes(steps, (databaseOid, to) => sourceFor(input, databaseOid, to));
 }
 
 function finishSlot(record: SlotRecord, input: FinishInput): FinishStep {
-  const local = input.slots.find((slot) => slot.name === record.name);
+  const local = slotNamed(input.slots, record.name);
   const confirmed = record.primaryConfirmedFlushLsn;
   if (!local) return materialise(record, input, null);
   if (!isOurs(local, record)) return leaveForeign(record, local);

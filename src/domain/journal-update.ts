@@ -7,7 +7,7 @@ import { type Lsn, maxLsn } from "./lsn.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 import { isOurs } from "./ownership.ts";
 import type { Plan } from "./plan.ts";
-import { type PrimarySlot, sameIdentity } from "./slot.ts";
+import { type PrimarySlot, sameIdentity, slotNamed } from "./slot.ts";
 
 export interface Observed {
   primary: PrimaryView;
@@ -22,12 +22,12 @@ export interface Observed {
 export function noteObservation(journal: JournalState, seen: Observed): JournalState {
   const { primary, standby, now } = seen;
   const switched = journal.primaryTimeline !== null && journal.primaryTimeline !== primary.timeline;
-  const slots: Record<string, SlotRecord> = {};
-  for (const slot of seen.chosen) slots[slot.name] = noteSlot(journal.slots[slot.name], slot, seen);
-  for (const record of Object.values(journal.slots)) {
-    if (slots[record.name]) continue;
+  const slots = new Map<string, SlotRecord>();
+  for (const slot of seen.chosen) slots.set(slot.name, noteSlot(journal.slots.get(slot.name), slot, seen));
+  for (const record of [...journal.slots.values()]) {
+    if (slots.has(record.name)) continue;
     const kept = noteAbsent(record, seen);
-    if (kept) slots[record.name] = kept;
+    if (kept) slots.set(record.name, kept);
   }
   return {
     ...journal,
@@ -46,7 +46,7 @@ export function noteObservation(journal: JournalState, seen: Observed): JournalS
 }
 
 function noteSlot(known: SlotRecord | undefined, slot: PrimarySlot, seen: Observed): SlotRecord {
-  const local = seen.standby.slots.find((candidate) => candidate.name === slot.name);
+  const local = slotNamed(seen.standby.slots, slot.name);
   const ours = known !== undefined && local !== undefined && isOurs(local, known);
   const record: SlotRecord = {
     name: slot.name,
@@ -78,7 +78,7 @@ function settledState(known: SlotRecord | undefined, taken: boolean): SlotRecord
 }
 
 function noteAbsent(record: SlotRecord, seen: Observed): SlotRecord | null {
-  const local = seen.standby.slots.find((candidate) => candidate.name === record.name);
+  const local = slotNamed(seen.standby.slots, record.name);
   const ours = local !== undefined && isOurs(local, record);
   if (!ours && !seen.plan.spared.has(record.name)) return null;
   const kept = {
@@ -108,7 +108,7 @@ function settleGuards(journal: JournalState, standby: StandbyView): JournalState
 
 /** Records what is about to be done: a crash in the middle then finds its own traces (I10). Written before it is done. */
 export function noteIntents(journal: JournalState, actions: readonly Action[]): JournalState {
-  const next = { ...journal, slots: { ...journal.slots }, guards: { ...journal.guards } };
+  const next = draftOf(journal);
   for (const action of actions) {
     switch (action.kind) {
       case "create_guard": {
@@ -156,14 +156,14 @@ export function noteFailure(
   slot: string,
   failure: SlotRecord["failure"],
 ): JournalState {
-  const next = { ...journal, slots: { ...journal.slots } };
+  const next = draftOf(journal);
   update(next, slot, () => ({ failure }));
   return next;
 }
 
 /** Records that an action succeeded. */
 export function noteDone(journal: JournalState, action: Action): JournalState {
-  const next = { ...journal, slots: { ...journal.slots }, guards: { ...journal.guards } };
+  const next = draftOf(journal);
   switch (action.kind) {
     case "create":
       update(next, action.slot, () => ({ state: "owned", failure: null }));
@@ -185,7 +185,7 @@ export function noteDone(journal: JournalState, action: Action): JournalState {
     }
     case "advance":
     case "replace":
-      if (next.slots[action.slot]?.failure) update(next, action.slot, () => ({ failure: null }));
+      if (next.slots.get(action.slot)?.failure) update(next, action.slot, () => ({ failure: null }));
       return next;
     case "advance_guard":
     case "create_hold":
@@ -196,13 +196,16 @@ export function noteDone(journal: JournalState, action: Action): JournalState {
   }
 }
 
-function update(
-  journal: JournalState,
-  name: string,
-  change: (record: SlotRecord) => Partial<SlotRecord>,
-): void {
-  const record = journal.slots[name];
-  if (record) journal.slots[name] = { ...record, ...change(record) };
+type Draft = Omit<JournalState, "slots"> & { slots: Map<string, SlotRecord> };
+
+/** A copy that may be changed. */
+function draftOf(journal: JournalState): Draft {
+  return { ...journal, slots: new Map(journal.slots), guards: { ...journal.guards } };
+}
+
+function update(journal: Draft, name: string, change: (record: SlotRecord) => Partial<SlotRecord>): void {
+  const record = journal.slots.get(name);
+  if (record) journal.slots.set(name, { ...record, ...change(record) });
 }
 
 function withPlugin(journal: JournalState, plugin: string): JournalState {
@@ -233,7 +236,7 @@ export function startOver(journal: JournalState): JournalState {
     primaryLostAt: null,
     guards: {},
     leftovers: [...journal.leftovers, ...Object.values(journal.guards).map((guard) => guard.name)],
-    slots: {},
+    slots: new Map(),
     problems: [],
     finish: null,
   };
@@ -241,7 +244,7 @@ export function startOver(journal: JournalState): JournalState {
 
 /** Records which slots the finishing step is about to move or make, so that a second run knows them as ours. */
 export function noteFinishIntents(journal: JournalState, steps: readonly FinishStep[]): JournalState {
-  const next: JournalState = { ...journal, phase: "promoting", slots: { ...journal.slots } };
+  const next: Draft = { ...draftOf(journal), phase: "promoting" };
   for (const step of steps) {
     if (step.kind === "advance")
       update(next, step.record.name, (record) => ({ maxTarget: furthest(record.maxTarget, step.to) }));
@@ -259,7 +262,7 @@ export function noteFinish(
   removed: readonly string[],
   report: FinishReport,
 ): JournalState {
-  const next = noteFinishIntents(journal, steps);
+  const next = draftOf(noteFinishIntents(journal, steps));
   for (const step of steps)
     if (step.kind === "materialise" && !errors.get(step))
       update(next, step.record.name, () => ({ state: "owned", unsafe: null }));

@@ -61,7 +61,8 @@ export interface JournalState {
   guards: Record<number, GuardRecord>;
   /** Names of ours that may still appear or linger: dropped when seen. */
   leftovers: string[];
-  slots: Record<string, SlotRecord>;
+  /** By name. A map, for `constructor` and `__proto__` are names that PostgreSQL takes (I13). */
+  slots: ReadonlyMap<string, SlotRecord>;
   /** Output plugins that this standby has been seen to load. */
   plugins: string[];
   /** What stood against readiness as a whole when last observed. */
@@ -83,7 +84,7 @@ export function emptyJournal(instanceId: string): JournalState {
     guardSerial: 0,
     guards: {},
     leftovers: [],
-    slots: {},
+    slots: new Map(),
     plugins: [],
     problems: [],
     finish: null,

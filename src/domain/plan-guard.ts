@@ -5,7 +5,7 @@ import { bytesBetween, type Lsn, minLsn } from "./lsn.ts";
 import { guardName, holdName } from "./names.ts";
 import type { StandbyView } from "./observation.ts";
 import type { Backoff, Memory, PlanInput } from "./plan.ts";
-import type { StandbySlot } from "./slot.ts";
+import { type StandbySlot, slotNamed } from "./slot.ts";
 
 /** One of our own slots, usable: valid and with a position. */
 export type Source = StandbySlot & { confirmedFlushLsn: Lsn; restartLsn: Lsn };
@@ -42,8 +42,10 @@ export function inspectDatabase(
 ): DatabaseState {
   const record = journal.guards[database.oid];
   const creating = memory.creatingGuards.has(database.oid);
-  const find = (name: string | undefined) =>
-    standby.slots.find((slot) => slot.name === name && slot.databaseOid === database.oid);
+  const find = (name: string | undefined) => {
+    const slot = slotNamed(standby.slots, name);
+    return slot?.databaseOid === database.oid ? slot : undefined;
+  };
   return {
     ...database,
     creating,

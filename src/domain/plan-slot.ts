@@ -6,7 +6,7 @@ import { isOurs } from "./ownership.ts";
 import type { PlanInput } from "./plan.ts";
 import { type DatabaseState, mayTry } from "./plan-guard.ts";
 import { blocked, GUARDED, SYNCED, type Verdict, waiting } from "./protection.ts";
-import { type PrimarySlot, type StandbySlot, sameIdentity } from "./slot.ts";
+import { type PrimarySlot, type StandbySlot, sameIdentity, slotNamed } from "./slot.ts";
 
 export interface SlotDecision {
   slot: PrimarySlot;
@@ -39,7 +39,7 @@ export function decideSlot(
   if (!isValidSlotName(slot.name))
     return { slot, verdict: blocked("name_conflict", "its name is not a valid slot name; it is left alone") };
 
-  const local = input.standby.slots.find((candidate) => candidate.name === slot.name);
+  const local = slotNamed(input.standby.slots, slot.name);
   if (local) {
     const decision = decideExisting(slot, local, database, input);
     if (decision) return decision;
@@ -94,7 +94,7 @@ function decideExisting(
   database: DatabaseState | null,
   input: PlanInput,
 ): SlotDecision | null {
-  const record = input.journal.slots[slot.name];
+  const record = input.journal.slots.get(slot.name);
   if (!isOurs(local, record))
     return {
       slot,

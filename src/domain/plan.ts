@@ -19,7 +19,7 @@ import {
 } from "./plan-guard.ts";
 import { decideSlot, type SlotDecision } from "./plan-slot.ts";
 import type { Reason, Verdict } from "./protection.ts";
-import type { PrimarySlot } from "./slot.ts";
+import { type PrimarySlot, slotNamed } from "./slot.ts";
 
 /** What the operator chose. */
 export interface Policy {
@@ -181,7 +181,7 @@ function guardedDatabaseNames({ policy, standby }: PlanInput): Set<string> {
 function dropObsolete(input: PlanInput, chosenNames: Set<string>, result: Plan): Action[] {
   const { standby, primary, journal, memory } = input;
   const actions: Action[] = [];
-  for (const record of Object.values(journal.slots)) {
+  for (const record of [...journal.slots.values()]) {
     if (chosenNames.has(record.name)) continue;
     const stillThere = primary.slots.some((slot) => slot.name === record.name);
     if (!stillThere && inDropGrace(journal, primary, memory.now)) {
@@ -193,7 +193,7 @@ function dropObsolete(input: PlanInput, chosenNames: Set<string>, result: Plan):
       });
       continue;
     }
-    const local = standby.slots.find((slot) => slot.name === record.name);
+    const local = slotNamed(standby.slots, record.name);
     if (
       !local ||
       !isOurs(local, record) ||
@@ -232,7 +232,7 @@ function dropLeftovers(input: PlanInput): Action[] {
 }
 
 function sparedPositions(state: DatabaseState, input: PlanInput, result: Plan) {
-  return Object.values(input.journal.slots)
+  return [...input.journal.slots.values()]
     .filter((record) => record.databaseOid === state.oid && result.spared.has(record.name))
     .flatMap((record) => record.primaryConfirmedFlushLsn ?? []);
 }

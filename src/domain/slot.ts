@@ -35,3 +35,16 @@ export type StandbySlot = LogicalSlot;
 export function sameIdentity(a: SlotIdentity, b: SlotIdentity): boolean {
   return a.databaseOid === b.databaseOid && a.plugin === b.plugin && a.twoPhase === b.twoPhase;
 }
+
+const indexes = new WeakMap<readonly LogicalSlot[], ReadonlyMap<string, LogicalSlot>>();
+
+/** The slot of that name, or undefined. Each list is indexed once, so that a cycle's cost grows with the slots and not their square. */
+export function slotNamed(slots: readonly LogicalSlot[], name: string | undefined): LogicalSlot | undefined {
+  if (name === undefined) return undefined;
+  let index = indexes.get(slots);
+  if (!index) {
+    index = new Map(slots.map((slot) => [slot.name, slot]));
+    indexes.set(slots, index);
+  }
+  return index.get(name);
+}

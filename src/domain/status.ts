@@ -58,7 +58,7 @@ export function buildStatus(
   source: Status["source"],
 ): Status {
   const locals = new Map(standby?.slots.map((slot) => [slot.name, slot]));
-  const slots = Object.values(journal.slots)
+  const slots = [...journal.slots.values()]
     .map((record) => slotStatus(record, locals.get(record.name)))
     .toSorted((a, b) => (a.name < b.name ? -1 : 1));
   return {

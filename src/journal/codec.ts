@@ -8,7 +8,7 @@
 import { createHash } from "node:crypto";
 import type { $ZodIssue } from "zod/v4/core";
 import type { FinishReport } from "../domain/finish.ts";
-import type { GuardRecord, JournalState, SlotRecord } from "../domain/journal.ts";
+import type { JournalState, SlotRecord } from "../domain/journal.ts";
 import { formatLsn, type Lsn } from "../domain/lsn.ts";
 import { JournalDamagedError, JournalVersionError } from "./errors.ts";
 import { bodySchema, type EncodedBody } from "./schema.ts";
@@ -41,7 +41,7 @@ export function decodeJournal(text: string, path: string): JournalState {
   if (!body.success) throw new JournalDamagedError(path, describe(body.error.issues[0]));
   return {
     ...body.data,
-    guards: keyed(body.data.guards, (guard) => guard.databaseOid, path) as Record<number, GuardRecord>,
+    guards: Object.fromEntries(keyed(body.data.guards, (guard) => guard.databaseOid, path)),
     slots: keyed(body.data.slots, (slot) => slot.name, path),
   };
 }
@@ -79,14 +79,11 @@ function describe(issue: $ZodIssue | undefined): string {
 }
 
 // fromEntries and not assignment: a slot may be called `__proto__`
-function keyed<T>(
-  records: readonly T[],
-  key: (record: T) => string | number,
-  path: string,
-): Record<string, T> {
-  const entries = new Map(records.map((record) => [String(key(record)), record]));
-  if (entries.size !== records.length) throw new JournalDamagedError(path, "it holds a record twice");
-  return Object.fromEntries(entries);
+/** By key, each once. */
+function keyed<T, K>(items: readonly T[], keyOf: (item: T) => K, path: string): Map<K, T> {
+  const byKey = new Map(items.map((item) => [keyOf(item), item]));
+  if (byKey.size < items.length) throw new JournalDamagedError(path, "it holds a record twice");
+  return byKey;
 }
 
 function encodeBody(state: JournalState): EncodedBody {
@@ -102,7 +99,7 @@ function encodeBody(state: JournalState): EncodedBody {
     guardSerial: finite(state.guardSerial),
     guards: Object.values(state.guards),
     leftovers: state.leftovers,
-    slots: Object.values(state.slots).map(encodeSlot),
+    slots: [...state.slots.values()].map(encodeSlot),
     plugins: state.plugins,
     problems: state.problems,
     finish: state.finish && encodeFinish(state.finish),

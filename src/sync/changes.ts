@@ -2,10 +2,10 @@ import type { JournalState } from "../domain/journal.ts";
 
 /** True when a slot came, went, moved on the primary, or stands differently than before: reasons to look again soon. */
 export function positionsMoved(before: JournalState, after: JournalState): boolean {
-  const names = new Set([...Object.keys(before.slots), ...Object.keys(after.slots)]);
+  const names = new Set([...before.slots.keys(), ...after.slots.keys()]);
   for (const name of names) {
-    const a = before.slots[name];
-    const b = after.slots[name];
+    const a = before.slots.get(name);
+    const b = after.slots.get(name);
     if (!a || !b) return true;
     if (
       a.primaryConfirmedFlushLsn !== b.primaryConfirmedFlushLsn ||

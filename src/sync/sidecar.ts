@@ -62,7 +62,7 @@ export class Sidecar {
     this.journal = options.journal.state;
     this.memory = new CycleMemory(options.policy.duty);
     this.memory.recall(
-      Object.values(this.journal.slots).flatMap(({ name, failure }) =>
+      [...this.journal.slots.values()].flatMap(({ name, failure }) =>
         failure ? [[name, failure] as const] : [],
       ),
     );
