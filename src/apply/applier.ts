@@ -49,8 +49,9 @@ export class Applier {
     return new Set(this.#guards.keys());
   }
 
-  /** Starts the actions; resolves when all lanes are through, or after a moment. */
+  /** Starts the actions, unless halted; resolves when all lanes are through, or after a moment. */
   async apply(actions: readonly Action[]): Promise<void> {
+    if (this.#stop.signal.aborted) return;
     const byDatabase = new Map<number, Action[]>();
     for (const action of actions) {
       if (action.kind === "create_guard") this.#startGuard(action);
@@ -67,7 +68,7 @@ export class Applier {
       session: () => this.#session(database),
       holds: this.#holds,
       signal: this.#stop.signal,
-      report: this.#options.onOutcome,
+      report: (outcome) => this.#report(outcome),
     }).finally(() => this.#lanes.delete(oid));
     this.#lanes.set(oid, lane);
   }
@@ -75,11 +76,17 @@ export class Applier {
   #startGuard(action: Extract<Action, { kind: "create_guard" }>): void {
     const creation = this.#createGuard(action)
       .then(
-        () => this.#options.onOutcome({ action, error: null }),
-        (error: unknown) => this.#options.onOutcome({ action, error }),
+        () => this.#report({ action, error: null }),
+        (error: unknown) => this.#report({ action, error }),
       )
       .finally(() => this.#guards.delete(action.databaseOid));
     this.#guards.set(action.databaseOid, creation);
+  }
+
+  /** What a halt cut off is no failure of the slot's. */
+  #report(outcome: Outcome): void {
+    if (this.#stop.signal.aborted && outcome.error !== null) return;
+    this.#options.onOutcome(outcome);
   }
 
   async #createGuard(action: Extract<Action, { kind: "create_guard" }>): Promise<void> {

@@ -7,6 +7,7 @@ import { type Lsn, maxLsn } from "./lsn.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 import { isOurs } from "./ownership.ts";
 import type { Plan } from "./plan.ts";
+import { isFailoverReady } from "./protection.ts";
 import { type PrimarySlot, sameIdentity, slotNamed } from "./slot.ts";
 
 export interface Observed {
@@ -94,7 +95,8 @@ function withVerdict(record: SlotRecord, known: SlotRecord | undefined, { plan, 
   if (!verdict) return record;
   const same =
     known !== undefined && known.protection === verdict.protection && known.reason === verdict.reason;
-  return { ...record, ...verdict, since: same ? known.since : now };
+  const failure = isFailoverReady(verdict.protection) ? null : record.failure;
+  return { ...record, ...verdict, failure, since: same ? known.since : now };
 }
 
 function settleGuards(journal: JournalState, standby: StandbyView): JournalState["guards"] {
@@ -163,6 +165,7 @@ export function noteFailure(
 
 /** Records that an action succeeded. */
 export function noteDone(journal: JournalState, action: Action): JournalState {
+  if (leavesNoTrace(journal, action)) return journal;
   const next = draftOf(journal);
   switch (action.kind) {
     case "create":
@@ -185,7 +188,7 @@ export function noteDone(journal: JournalState, action: Action): JournalState {
     }
     case "advance":
     case "replace":
-      if (next.slots.get(action.slot)?.failure) update(next, action.slot, () => ({ failure: null }));
+      update(next, action.slot, () => ({ failure: null }));
       return next;
     case "advance_guard":
     case "create_hold":
@@ -193,6 +196,21 @@ export function noteDone(journal: JournalState, action: Action): JournalState {
       return next;
     default:
       return assertNever(action);
+  }
+}
+
+/** True for what the next look at the standby shows as well: most of a busy cycle, which then needs no second write. */
+function leavesNoTrace(journal: JournalState, action: Action): boolean {
+  switch (action.kind) {
+    case "advance":
+    case "replace":
+      return !journal.slots.get(action.slot)?.failure;
+    case "probe_plugin":
+      return journal.plugins.includes(action.plugin);
+    default:
+      return (
+        action.kind === "advance_guard" || action.kind === "create_hold" || action.kind === "release_hold"
+      );
   }
 }
 

@@ -112,6 +112,11 @@ export function holdBackoffKey(databaseOid: number): string {
   return `hold:${databaseOid}`;
 }
 
+/** The same for what is known of an output plugin. */
+export function pluginBackoffKey(plugin: string): string {
+  return `plugin:${plugin}`;
+}
+
 /** False while what failed last time rests. */
 export function mayTry(key: string, memory: Memory): boolean {
   return (memory.backoff.get(key)?.retryAt ?? 0) <= memory.now;

@@ -4,7 +4,7 @@ import { formatLsn, type Lsn, minLsn } from "./lsn.ts";
 import { isValidSlotName } from "./names.ts";
 import { isOurs } from "./ownership.ts";
 import type { PlanInput } from "./plan.ts";
-import { type DatabaseState, mayTry } from "./plan-guard.ts";
+import { type DatabaseState, mayTry, pluginBackoffKey } from "./plan-guard.ts";
 import { blocked, GUARDED, SYNCED, type Verdict, waiting } from "./protection.ts";
 import { type PrimarySlot, type StandbySlot, sameIdentity, slotNamed } from "./slot.ts";
 
@@ -48,6 +48,9 @@ export function decideSlot(
   if (unfit) return unfit;
   return decideMissing(slot as Placed, database as DatabaseState, input, headroom);
 }
+
+/** Bytes that one statement decodes at the most, so that a slot far behind moves in steps that end in time. */
+const LARGEST_STEP = 4n * 1024n ** 3n;
 
 type Placed = PrimarySlot & { confirmedFlushLsn: Lsn; restartLsn: Lsn };
 
@@ -144,7 +147,7 @@ function decideExisting(
     };
   return {
     slot,
-    verdict: verdictOfSynced(slot.name, confirmedFlushLsn, input),
+    verdict: verdictOfSynced(slot.name, confirmedFlushLsn, local.confirmedFlushLsn, input),
     ...advanceOf(slot.name, confirmedFlushLsn, local, local.confirmedFlushLsn, local.restartLsn, input),
   };
 }
@@ -177,8 +180,9 @@ function verdictOfUnsafe(slot: PrimarySlot, unsafe: string, covered: boolean): V
   );
 }
 
-function verdictOfSynced(name: string, confirmed: Lsn, input: PlanInput): Verdict {
-  const failure = input.memory.backoff.get(name);
+function verdictOfSynced(name: string, confirmed: Lsn, position: Lsn, input: PlanInput): Verdict {
+  // a slot that cannot be moved may not be readable either; one that has arrived needs no moving
+  const failure = position < confirmed ? input.memory.backoff.get(name) : undefined;
   if (failure) return waiting(failure.reason, failure.detail);
   return notFlushed(confirmed, input) ?? SYNCED;
 }
@@ -200,7 +204,7 @@ function advanceOf(
   localRestart: Lsn,
   { standby, memory }: PlanInput,
 ): Pick<SlotDecision, "advance"> {
-  const to = minLsn(confirmed, standby.replayLsn);
+  const to = minLsn(confirmed, standby.replayLsn, (localConfirmed + LARGEST_STEP) as Lsn);
   const resting = (memory.restUntil.get(name) ?? 0) > memory.now || !mayTry(name, memory);
   if (to <= localConfirmed || resting) return {};
   return { advance: { local, confirmed: localConfirmed, restart: localRestart, to } };
@@ -260,9 +264,10 @@ function decideMissing(
     // a guard covers a slot only if its plugin loads here: else materialising it after a promotion would fail
     decision.verdict = waiting(
       "plugin_missing",
-      `not known yet whether output plugin "${slot.plugin}" loads on this standby`,
+      memory.backoff.get(pluginBackoffKey(slot.plugin))?.detail ??
+        `not known yet whether output plugin "${slot.plugin}" loads on this standby`,
     );
-    if (!decision.create && database.guard)
+    if (!decision.create && database.guard && mayTry(pluginBackoffKey(slot.plugin), memory))
       decision.probe = {
         kind: "probe_plugin",
         database: slot.database,

@@ -141,6 +141,9 @@ SELECT ${WHILE_STANDBY}
 /** $1 backend: ends a statement of ours that a promotion should not wait for. */
 export const CANCEL_BACKEND = "SELECT pg_catalog.pg_cancel_backend($1)";
 
+/** $1 backend: for a former session of our own. */
+export const TERMINATE_BACKEND = "SELECT pg_catalog.pg_terminate_backend($1)";
+
 /** Advisory locks work on a standby; the key is "slotsync" in ASCII. Held as long as the control session lives. */
 export const TRY_STANDBY_LOCK = "SELECT pg_catalog.pg_try_advisory_lock(8317145157790690915) AS locked";
 

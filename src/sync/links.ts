@@ -3,7 +3,7 @@ import type { ConnInfo } from "../pg/conninfo.ts";
 import { parseConnInfo } from "../pg/conninfo.ts";
 import type { PgSession } from "../pg/session.ts";
 import { openSession } from "../pg/session.ts";
-import { STANDBY_LOCK_HOLDER, TRY_STANDBY_LOCK } from "../pg/sql.ts";
+import { STANDBY_LOCK_HOLDER, TERMINATE_BACKEND, TRY_STANDBY_LOCK } from "../pg/sql.ts";
 
 export interface Timeouts {
   connectMs: number;
@@ -21,14 +21,20 @@ export interface LinkOptions {
 
 /** For statements that wait for other people's transactions or decode much. */
 const PATIENT_MS = 300_000;
+/** For a lane, whose advances decode up to a few GB. */
+const LANE_MS = 60_000;
 
-function open(conn: ConnInfo, options: LinkOptions, purpose: string, database?: string, patient = false) {
+function nameOf(options: LinkOptions, purpose: string): string {
+  return `${options.applicationName} ${purpose}`.slice(0, 63);
+}
+
+function open(conn: ConnInfo, options: LinkOptions, purpose: string, database?: string, atLeastMs = 0) {
   const { timeouts } = options;
   return openSession(conn, {
-    applicationName: `${options.applicationName} ${purpose}`.slice(0, 63),
+    applicationName: nameOf(options, purpose),
     ...(database === undefined ? {} : { database }),
-    statementTimeoutMs: patient ? PATIENT_MS : timeouts.statementMs,
-    queryTimeoutMs: patient ? PATIENT_MS + 10_000 : timeouts.answerMs,
+    statementTimeoutMs: Math.max(atLeastMs, timeouts.statementMs),
+    queryTimeoutMs: Math.max(atLeastMs + 5_000, timeouts.answerMs),
     connectTimeoutMs: timeouts.connectMs,
     signal: options.signal,
     onWarning: options.onWarning,
@@ -65,7 +71,7 @@ export class StandbyLink {
     if (this.#control?.usable) return this.#control;
     const session = await open(this.#conn, this.#options, "control");
     try {
-      if (this.#exclusive) await takeStandbyLock(session);
+      if (this.#exclusive) await takeStandbyLock(session, nameOf(this.#options, "control"));
     } catch (error) {
       await session.close();
       throw error;
@@ -76,7 +82,7 @@ export class StandbyLink {
 
   /** A session in one database. */
   open(database: string, purpose: string, patient: boolean): Promise<PgSession> {
-    return open(this.#conn, this.#options, purpose, database, patient);
+    return open(this.#conn, this.#options, purpose, database, patient ? PATIENT_MS : LANE_MS);
   }
 
   get conn(): ConnInfo {
@@ -89,14 +95,23 @@ export class StandbyLink {
   }
 }
 
-async function takeStandbyLock(session: PgSession): Promise<void> {
-  const [row] = await session.query<{ locked: boolean }>(TRY_STANDBY_LOCK);
-  if (row?.locked) return;
+async function takeStandbyLock(session: PgSession, ownName: string): Promise<void> {
+  if (await tryStandbyLock(session)) return;
   const [holder] = await session.query<Holder>(STANDBY_LOCK_HOLDER);
+  if (holder?.application_name === ownName) {
+    // our own former session, which the server has not yet noticed to be gone
+    await session.query(TERMINATE_BACKEND, [holder.pid]);
+    if (await tryStandbyLock(session)) return;
+  }
   const who = holder
     ? `"${holder.application_name}" from ${holder.client_addr ?? "this machine"}, server process ${holder.pid}, since ${holder.backend_start}`
     : "one that has just gone";
   throw new StandbyLockedError(`another sidecar works on this standby: ${who}. Stop one of the two`);
+}
+
+async function tryStandbyLock(session: PgSession): Promise<boolean> {
+  const [row] = await session.query<{ locked: boolean }>(TRY_STANDBY_LOCK);
+  return row?.locked ?? false;
 }
 
 export class PrimaryLink {
@@ -105,6 +120,7 @@ export class PrimaryLink {
   readonly #options: LinkOptions;
   #session: PgSession | null = null;
   #conninfo: string | null = null;
+  #abandon = new AbortController();
 
   /** `fixed` is `primary.dsn`; without it the standby's own primary_conninfo is followed. */
   constructor(fixed: ConnInfo | null, fallbackDatabase: string, options: LinkOptions) {
@@ -118,7 +134,9 @@ export class PrimaryLink {
     if (this.#session?.usable && (this.#fixed || this.#conninfo === primaryConninfo)) return this.#session;
     await this.#session?.close();
     const conn = this.#fixed ?? this.#parse(primaryConninfo);
-    this.#session = await open(conn, this.#options, "poll", conn.database ?? this.#fallbackDatabase);
+    const signal = AbortSignal.any([this.#options.signal, this.#abandon.signal]);
+    const options = { ...this.#options, signal };
+    this.#session = await open(conn, options, "poll", conn.database ?? this.#fallbackDatabase);
     this.#conninfo = primaryConninfo;
     return this.#session;
   }
@@ -136,6 +154,13 @@ export class PrimaryLink {
   /** The session as it is, for a nudge beside the cycle; null while there is none. */
   get current(): PgSession | null {
     return this.#session?.usable ? this.#session : null;
+  }
+
+  /** Gives up the session, and a connecting or a question in flight with it: what waits for them fails at once. */
+  abandon(): void {
+    this.#abandon.abort();
+    this.#abandon = new AbortController();
+    this.#session = null;
   }
 
   async close(): Promise<void> {

@@ -7,6 +7,7 @@
  */
 
 import { describeFinish } from "../domain/finish.ts";
+import type { JournalState } from "../domain/journal.ts";
 import { notePrimaryLost, startOver } from "../domain/journal-update.ts";
 import type { Lsn } from "../domain/lsn.ts";
 import { nextNap, retryDelay } from "../domain/nap.ts";
@@ -15,7 +16,7 @@ import { JournalWriteError } from "../journal/errors.ts";
 import { feelPulse, observeStandby } from "../observe/standby.ts";
 import { describeError } from "../pg/errors.ts";
 import { sleep } from "../pg/sleep.ts";
-import { runCycle } from "./cycle.ts";
+import { type CycleResult, runCycle } from "./cycle.ts";
 import { finishPromotion } from "./finish.ts";
 import { StandbyLockedError } from "./links.ts";
 import { PrimaryUnreachableError } from "./observe-both.ts";
@@ -28,6 +29,8 @@ const PULSE_MS = 500;
 const WATCHED_PULSE_MS = 1_000;
 /** How often the end of recovery is asked for once a promotion has been seen. */
 const PROMOTING_PULSE_MS = 10;
+/** … and once it turns out that much WAL is left to replay. */
+const SLOW_PROMOTION_PULSE_MS = 100;
 /** A sign that was none: the standby goes on streaming for so long after it. */
 const FALSE_SIGN_MS = 5_000;
 /** How often a primary is asked whether it has become a standby. */
@@ -87,15 +90,19 @@ class Sign {
 /** Syncs until the server is a standby no more. Throws when the standby is lost. */
 async function liveAsStandby(sidecar: Sidecar, sign: Sign, watched: boolean): Promise<void> {
   const { signal, nap } = sidecar.options;
-  if (sidecar.journal.phase === "primary") await sidecar.record(startOver(sidecar.journal));
+  if (sidecar.journal.phase === "primary") await recordIfPossible(sidecar, startOver(sidecar.journal));
   await sidecar.resetApplier();
-  sign.given = false;
+  // a promotion that an earlier process saw may still be on its way (I8)
+  sign.given = sidecar.journal.phase === "promoting";
   for (let napMs = nap.minMs, failures = 0; !signal.aborted; ) {
     let changed = false;
     try {
-      const result = await runCycle(sidecar);
+      const result = await cycleOrPromotion(sidecar, sign);
       failures = 0;
-      if (result.kind === "promoted") return promote(sidecar, sign);
+      if (result.kind === "promoted") {
+        if (await promotionSeen(sidecar, sign)) return promote(sidecar, sign);
+        continue;
+      }
       changed = result.changed;
     } catch (error) {
       if (!(error instanceof PrimaryUnreachableError || error instanceof JournalWriteError)) throw error;
@@ -109,6 +116,46 @@ async function liveAsStandby(sidecar: Sidecar, sign: Sign, watched: boolean): Pr
   }
 }
 
+/**
+ * Runs a cycle, with an eye on the standby meanwhile: a primary that was cut off may keep the cycle waiting for its answer while the
+ * standby is promoted in its place. A cycle that is overtaken so is ended before anything else happens.
+ */
+async function cycleOrPromotion(sidecar: Sidecar, sign: Sign): Promise<CycleResult> {
+  if (sign.given) return { kind: "promoted" };
+  const over = new AbortController();
+  const cycle = runCycle(sidecar).finally(() => over.abort());
+  const vigil = keepVigil(sidecar, sign, over.signal);
+  const first = await Promise.race([cycle, vigil]);
+  if (first !== null) return first;
+  sidecar.primary.abandon();
+  await sidecar.applier.halt(await sidecar.standby.control());
+  await cycle.catch(() => {});
+  return { kind: "promoted" };
+}
+
+/** Resolves with null at a sign of promotion, or when the standby is one no more; never when the cycle ends before. */
+async function keepVigil(sidecar: Sidecar, sign: Sign, over: AbortSignal): Promise<null> {
+  const wake = new AbortController();
+  sign.onGiven(() => wake.abort());
+  while (!over.aborted) {
+    await sleep(PULSE_MS, AbortSignal.any([over, wake.signal]));
+    if (sign.given) return null;
+    if (over.aborted) break;
+    // what is wrong with the standby is for the cycle itself to find
+    const pulse = await sidecar.standby
+      .control()
+      .then(feelPulse)
+      .catch(() => null);
+    if (pulse && !pulse.inRecovery) return null;
+  }
+  return new Promise<null>(() => {});
+}
+
+/** For steps that a full disk must not hold up: the state in memory goes on, and repeats are all that can come of it. */
+async function recordIfPossible(sidecar: Sidecar, journal: JournalState): Promise<void> {
+  await sidecar.record(journal).catch((error: unknown) => sidecar.log.error(describeError(error)));
+}
+
 async function noteFailedCycle(sidecar: Sidecar, error: Error): Promise<void> {
   const message = describeError(error);
   if (error instanceof PrimaryUnreachableError) {
@@ -116,9 +163,7 @@ async function noteFailedCycle(sidecar: Sidecar, error: Error): Promise<void> {
     sidecar.journal = notePrimaryLost(known, sidecar.now());
     if (known !== sidecar.journal) {
       sidecar.log.warn(message);
-      await sidecar
-        .record(sidecar.journal)
-        .catch((failure: unknown) => sidecar.log.error(describeError(failure)));
+      await recordIfPossible(sidecar, sidecar.journal);
     }
     reportProblem(sidecar, "primary_unreachable", message);
     return;
@@ -166,14 +211,15 @@ async function promotionSeen(sidecar: Sidecar, sign: Sign): Promise<boolean> {
   reportProblem(sidecar, "promoting", "this standby is being promoted");
   const control = await sidecar.standby.control();
   await sidecar.applier.halt(control);
-  await sidecar.record(sidecar.journal).catch((error: unknown) => sidecar.log.error(describeError(error)));
+  await recordIfPossible(sidecar, sidecar.journal);
   const since = sidecar.now();
   while (!signal.aborted) {
     const pulse = await feelPulse(control);
     if (!pulse.inRecovery) return true;
     if (sidecar.now() - since > FALSE_SIGN_MS && (await observeStandby(control)).view.streaming) break;
-    await sleep(PROMOTING_PULSE_MS, signal);
+    await sleep(sidecar.now() - since < FALSE_SIGN_MS ? PROMOTING_PULSE_MS : SLOW_PROMOTION_PULSE_MS, signal);
   }
+  if (signal.aborted) return false;
   sidecar.log.info("the promotion did not come about: syncing goes on");
   sign.given = false;
   sidecar.journal = { ...sidecar.journal, phase: "standby" };
@@ -183,10 +229,10 @@ async function promotionSeen(sidecar: Sidecar, sign: Sign): Promise<boolean> {
 
 /** Halts whatever is still running, and finishes. */
 async function promote(sidecar: Sidecar, sign: Sign): Promise<void> {
-  sign.given = false;
   const control = await sidecar.standby.control();
   await sidecar.applier.halt(control);
   await finish(sidecar);
+  sign.given = false;
   await sidecar.resetApplier();
 }
 
@@ -197,7 +243,7 @@ async function finish(sidecar: Sidecar): Promise<void> {
     open: (database) => sidecar.standby.open(database, "finish", true),
     connections: options.finishConnections,
     journal: sidecar.journal,
-    record: (journal) => sidecar.record(journal),
+    record: (journal) => recordIfPossible(sidecar, journal),
     log: sidecar.log,
     now: options.now,
   });
@@ -208,6 +254,10 @@ async function finish(sidecar: Sidecar): Promise<void> {
 /** Finishes what a promotion left to do, then waits until the node is a standby again. Throws when the server is lost. */
 async function liveAsPrimary(sidecar: Sidecar): Promise<void> {
   const { signal } = sidecar.options;
+  const { phase, observedAt } = sidecar.journal;
+  // a node that never was a standby under this journal has nothing to finish
+  if (phase !== "primary" && observedAt === 0)
+    await recordIfPossible(sidecar, { ...sidecar.journal, phase: "primary" });
   for (let failures = 0; !signal.aborted; ) {
     if (sidecar.journal.phase !== "primary" || sidecar.journal.finish?.complete === false)
       await finish(sidecar);

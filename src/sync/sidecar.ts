@@ -9,7 +9,7 @@ import { noteDone, noteFailure } from "../domain/journal-update.ts";
 import type { Selection } from "../domain/judge.ts";
 import type { NapBounds } from "../domain/nap.ts";
 import type { Policy } from "../domain/plan.ts";
-import { guardBackoffKey, holdBackoffKey } from "../domain/plan-guard.ts";
+import { guardBackoffKey, holdBackoffKey, pluginBackoffKey } from "../domain/plan-guard.ts";
 import { type Status, summarise } from "../domain/status.ts";
 import type { Journal } from "../journal/store.ts";
 import type { StandbyLook } from "../observe/standby.ts";
@@ -175,7 +175,7 @@ function backoffKey(action: Action): string {
     case "release_hold":
       return holdBackoffKey(action.databaseOid);
     case "probe_plugin":
-      return `plugin:${action.plugin}`;
+      return pluginBackoffKey(action.plugin);
     default:
       return assertNever(action);
   }
