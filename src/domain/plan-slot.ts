@@ -7,6 +7,7 @@ import type { PlanInput } from "./plan.ts";
 import { type DatabaseState, mayTry, pluginBackoffKey } from "./plan-guard.ts";
 import { blocked, GUARDED, SYNCED, type Verdict, waiting } from "./protection.ts";
 import { type PrimarySlot, type StandbySlot, sameIdentity, slotNamed } from "./slot.ts";
+import { xidPrecedesOrEquals } from "./xid.ts";
 
 export interface SlotDecision {
   slot: PrimarySlot;
@@ -147,7 +148,7 @@ function decideExisting(
     };
   return {
     slot,
-    verdict: verdictOfSynced(slot.name, confirmedFlushLsn, local.confirmedFlushLsn, input),
+    verdict: verdictOfSynced(slot.name, confirmedFlushLsn, local, local.confirmedFlushLsn, input),
     ...advanceOf(slot.name, confirmedFlushLsn, local, local.confirmedFlushLsn, local.restartLsn, input),
   };
 }
@@ -180,11 +181,17 @@ function verdictOfUnsafe(slot: PrimarySlot, unsafe: string, covered: boolean): V
   );
 }
 
-function verdictOfSynced(name: string, confirmed: Lsn, position: Lsn, input: PlanInput): Verdict {
+function verdictOfSynced(
+  name: string,
+  confirmed: Lsn,
+  local: StandbySlot,
+  position: Lsn,
+  input: PlanInput,
+): Verdict {
   // a slot that cannot be moved may not be readable either; one that has arrived needs no moving
   const failure = position < confirmed ? input.memory.backoff.get(name) : undefined;
   if (failure) return waiting(failure.reason, failure.detail);
-  return notFlushed(confirmed, input) ?? SYNCED;
+  return notFlushed(confirmed, input) ?? unproven(local, input) ?? SYNCED;
 }
 
 /** I1 would put the slot past the end of WAL here: transactions that the subscriber has and this standby lacks. */
@@ -193,6 +200,25 @@ function notFlushed(confirmed: Lsn, input: PlanInput): Verdict | null {
   return waiting(
     "wal_not_flushed",
     `the subscriber has confirmed ${formatLsn(confirmed)}, but this standby has WAL only up to ${formatLsn(input.standby.flushedLsn)}`,
+  );
+}
+
+/**
+ * I4: until this standby's feedback has reached the primary, the primary may remove catalog rows that the slot needs. WAL that says
+ * so may already be here and not replayed yet; a promotion would replay it, and the server would invalidate the slot.
+ */
+function unproven(local: StandbySlot, { primary }: PlanInput): Verdict | null {
+  if (primary.physicalSlot === null) return null;
+  const { name, catalogXmin } = primary.physicalSlot;
+  if (
+    catalogXmin !== null &&
+    local.catalogXmin !== null &&
+    xidPrecedesOrEquals(catalogXmin, local.catalogXmin)
+  )
+    return null;
+  return waiting(
+    "catalog_rows_unproven",
+    `the primary's physical slot "${name}" has catalog_xmin ${catalogXmin ?? "NULL"}, and this slot needs catalog rows from ${local.catalogXmin ?? "an unknown transaction"} on: the standby's feedback has not reached the primary yet (it is sent every wal_receiver_status_interval, which must not be 0)`,
   );
 }
 
@@ -275,7 +301,8 @@ function decideMissing(
         plugin: slot.plugin,
         from: database.guard.name,
       };
-  } else decision.verdict = notFlushed(position, input) ?? GUARDED;
+  } else if (database.guard)
+    decision.verdict = notFlushed(position, input) ?? unproven(database.guard, input) ?? GUARDED;
   return { ...decision, relies: position };
 }
 

@@ -5,6 +5,7 @@ export type Reason =
   | "no_consistent_snapshot"
   | "slot_invalidated"
   | "name_conflict"
+  | "catalog_rows_unproven"
   | "database_missing"
   | "plugin_missing"
   | "prepared_transactions_pending"

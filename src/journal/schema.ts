@@ -13,6 +13,7 @@ const REASONS = {
   no_consistent_snapshot: 0,
   slot_invalidated: 0,
   name_conflict: 0,
+  catalog_rows_unproven: 0,
   database_missing: 0,
   plugin_missing: 0,
   prepared_transactions_pending: 0,
