@@ -1,0 +1,91 @@
+/** `slotsync check`: one line and an exit code. */
+import type { Command } from "commander";
+import { ConfigError } from "../config/load.ts";
+import { suggest } from "../config/suggest.ts";
+import { type Answer, answer } from "../domain/assess.ts";
+import { describeError } from "../pg/errors.ts";
+import { assess, type Reading } from "../sync/assess.ts";
+import { EXIT } from "./exit.ts";
+import type { Output } from "./output.ts";
+import { settingsOf, standbyName } from "./settings.ts";
+import { signalExit, stopOnSignals } from "./stopping.ts";
+import { printable } from "./terminal.ts";
+
+interface CheckOptions {
+  slot?: string;
+  json?: boolean;
+}
+
+export function addCheck(program: Command, output: Output, setExit: (code: number) => void): void {
+  program
+    .command("check")
+    .description("is this standby failover-ready? one line, and an exit code for scripts")
+    .option("--slot <name>", "ask about one slot only")
+    .option("--json", "print {code, line, status} as JSON")
+    .addHelpText(
+      "after",
+      `
+Asks both servers; when the primary is dead, answers from the journal of the sidecar as far as that can be trusted.
+Never waits longer than the timeouts of the configuration.
+
+Exit codes: 0 ready: a failover to this standby now would lose no change for any subscriber; 1 not ready, the line
+says why; 2 cannot tell, and so must not be taken for ready (also: the configuration or the command line is wrong).
+
+Examples:
+  slotsync check -c slotsync.yaml && pg_ctl promote
+  slotsync check -c slotsync.yaml --slot billing
+  slotsync check -c slotsync.yaml --json | jq -r .line`,
+    )
+    .action(async (options: CheckOptions, command: Command) => {
+      setExit(await check(command, options, output));
+    });
+}
+
+async function check(command: Command, options: CheckOptions, output: Output): Promise<number> {
+  try {
+    const { config } = settingsOf(command);
+    const stopping = stopOnSignals();
+    const warnings: string[] = [];
+    const reading = await assess(config, "check", stopping.signal, (warning) => warnings.push(warning));
+    stopping.release();
+    if (stopping.signal.aborted) return signalExit(stopping);
+    for (const warning of warnings) output.tell(`warning: ${warning}`);
+    const result = checkAnswer(reading, options.slot, config.slots.include.length === 0);
+    report(result, { standby: standbyName(config), ...reading.status }, options, output);
+    return result.code;
+  } catch (error) {
+    // whatever went wrong: nobody may take it for "not ready", nor for "ready"
+    const line = error instanceof ConfigError ? error.message : `cannot tell: ${describeError(error)}`;
+    if (options.json) output.json({ code: EXIT.cannotTell, line, status: null });
+    else output.tell(line);
+    return EXIT.cannotTell;
+  }
+}
+
+/** The answer, and what was probably meant by a name that there is not. */
+export function checkAnswer(
+  reading: Pick<Reading, "status" | "certain">,
+  slotName: string | undefined,
+  nothingSelected: boolean,
+): Answer {
+  if (nothingSelected && reading.status.role === "standby")
+    return {
+      code: 2,
+      line: 'cannot tell: slots.include is empty, so no slot is a failover slot; name them there, for instance [{name_like: "%"}] for all',
+    };
+  const result = answer(reading, slotName);
+  const names = reading.status.slots.map(({ name }) => name);
+  if (slotName === undefined || names.includes(slotName) || result.code === 2) return result;
+  if (reading.status.role !== "standby") return result;
+  const meant = suggest(slotName, names);
+  return meant === undefined ? result : { ...result, line: `${result.line}; did you mean "${meant}"?` };
+}
+
+function report(result: Answer, status: object, options: CheckOptions, output: Output): void {
+  if (options.json) {
+    output.json({ ...result, status });
+    return;
+  }
+  const style = ({ 0: "green", 1: "red", 2: "yellow" } as const)[result.code];
+  output.print(`${output.paint(style, printable(result.line))}\n`);
+}

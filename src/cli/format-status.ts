@@ -1,0 +1,101 @@
+/** The status for people. */
+import { answer } from "../domain/assess.ts";
+import type { Protection } from "../domain/protection.ts";
+import { isFailoverReady } from "../domain/protection.ts";
+import type { SlotStatus, Status } from "../domain/status.ts";
+import type { LockHolder } from "../journal/lock.ts";
+import { formatFinish } from "./format-finish.ts";
+import { type Cell, formatAge, formatBytes, type Paint, printable, type Style, table } from "./terminal.ts";
+
+export interface Shown {
+  /** What this standby is called. */
+  standby: string;
+  status: Status;
+  certain: boolean;
+  sidecar: LockHolder | null;
+}
+
+const COLUMNS = [
+  { title: "NAME" },
+  { title: "DATABASE" },
+  { title: "PROTECTION" },
+  { title: "REASON" },
+  { title: "LAG", align: "right" },
+  { title: "SINCE", align: "right" },
+] as const;
+
+const PROTECTION_STYLES: Record<Protection, Style> = {
+  synced: "green",
+  guarded: "green",
+  waiting: "yellow",
+  blocked: "red",
+};
+
+const ANSWER_STYLES = { 0: "green", 1: "red", 2: "yellow" } as const;
+
+/** How things stand; `now` in ms since the epoch. */
+export function formatStatus(shown: Shown, now: number, paint: Paint): string {
+  const { status } = shown;
+  const { code, line } = answer(shown);
+  const parts = [
+    `${paint("bold", printable(shown.standby))}: ${paint(ANSWER_STYLES[code], printable(line))}\n`,
+  ];
+  if (status.role === "standby" && status.slots.length > 0)
+    parts.push(`\n${formatSlots(status.slots, now, paint)}`);
+  if (status.problems.length > 0)
+    parts.push("\n", ...status.problems.map((problem) => formatProblem(problem, paint)));
+  if (status.guards.length > 0) parts.push(`\n${formatGuards(status, paint)}`);
+  parts.push(`\n${formatSidecar(shown.sidecar, now)}\n`);
+  if (status.role === "primary" && status.finish !== null)
+    parts.push(
+      `\nThe last promotion, ${formatAge(now - status.finish.finishedAt)} ago:\n`,
+      formatFinish(status.finish, paint),
+    );
+  return parts.join("");
+}
+
+/** The slots, and under them why those are not ready that are not. */
+export function formatSlots(slots: readonly SlotStatus[], now: number, paint: Paint): string {
+  const details = slots
+    .filter((slot) => !isFailoverReady(slot.protection) && slot.detail !== null)
+    .map((slot) => `${printable(`${slot.name}: ${slot.detail}`)}\n`);
+  return [
+    table(
+      COLUMNS,
+      slots.map((slot) => slotRow(slot, now)),
+      paint,
+    ),
+    ...details,
+  ].join("");
+}
+
+function slotRow(slot: SlotStatus, now: number): Cell[] {
+  return [
+    { text: slot.name },
+    { text: slot.database },
+    { text: slot.protection, style: PROTECTION_STYLES[slot.protection] },
+    { text: slot.reason ?? "-" },
+    { text: slot.lagBytes === null ? "-" : formatBytes(slot.lagBytes) },
+    { text: formatAge(now - Date.parse(slot.since)) },
+  ];
+}
+
+function formatProblem({ severity, code, message }: Status["problems"][number], paint: Paint): string {
+  const word = severity === "stop" ? paint("red", "problem") : paint("yellow", "warning");
+  return `${word} ${printable(`(${code}): ${message}`)}\n`;
+}
+
+function formatGuards({ guards }: Status, paint: Paint): string {
+  const rows = guards.map(({ name, database, confirmedFlushLsn }): Cell[] => [
+    { text: database },
+    { text: confirmedFlushLsn ?? "being made" },
+    { text: name },
+  ]);
+  return table([{ title: "GUARD OF" }, { title: "AT" }, { title: "SLOT" }], rows, paint);
+}
+
+function formatSidecar(sidecar: LockHolder | null, now: number): string {
+  if (sidecar === null) return "no sidecar is running for this state_directory";
+  const { pid, host, command, since } = sidecar;
+  return printable(`sidecar: process ${pid} on ${host} (${command}), for ${formatAge(now - since)}`);
+}

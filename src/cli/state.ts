@@ -1,0 +1,69 @@
+/** The state directory in the hands of one process: its lock and its journal, then the sidecar on top of them. */
+import { randomBytes } from "node:crypto";
+import type { Logger } from "pino";
+import type { Config } from "../config/load.ts";
+import type { Status } from "../domain/status.ts";
+import { acquireLock, type Lock } from "../journal/lock.ts";
+import { type Journal, openJournal } from "../journal/store.ts";
+import { applicationNameOf, policyOf, selectionOf } from "../sync/from-config.ts";
+import { Sidecar } from "../sync/sidecar.ts";
+
+export interface HeldState {
+  lock: Lock;
+  journal: Journal;
+}
+
+/** Takes the lock, then opens the journal. Throws LockedError and what journal/errors.ts names; `onLost` as for the lock. */
+export async function holdState(
+  config: Config,
+  command: string,
+  log: Logger,
+  onLost: () => void,
+): Promise<HeldState> {
+  const lock = await acquireLock(config.stateDirectory, { command: `slotsync ${command}`, onLost });
+  try {
+    const journal = await openJournal(config.stateDirectory, {
+      now: Date.now,
+      randomId: () => randomBytes(4).toString("hex"),
+    });
+    if (journal.setAside !== null)
+      log.warn(
+        `the journal was damaged (${journal.damage}) and is set aside as ${journal.setAside}; starting with an empty one: ` +
+          "nothing is dropped on its word, and slots that are on this standby already count as somebody else's (name_conflict) " +
+          "until you drop them there, or put a sound copy of the journal back while no sidecar runs",
+      );
+    return { lock, journal };
+  } catch (error) {
+    await lock.release();
+    throw error;
+  }
+}
+
+export interface SidecarParts {
+  config: Config;
+  command: string;
+  journal: Journal;
+  log: Logger;
+  signal: AbortSignal;
+  onStatus: (status: Status) => void;
+}
+
+/** A sidecar as the configuration describes it; nothing is connected yet. */
+export function buildSidecar({ config, command, journal, log, signal, onStatus }: SidecarParts): Sidecar {
+  return new Sidecar({
+    selection: selectionOf(config),
+    policy: policyOf(config),
+    nap: config.nap,
+    timeouts: config.timeouts,
+    standbyConn: config.standby.conn,
+    primaryConn: config.primary.conn ?? null,
+    dataDirectory: config.standby.dataDirectory ?? null,
+    finishConnections: config.finish.connections,
+    applicationName: applicationNameOf(command),
+    journal,
+    log,
+    now: Date.now,
+    signal,
+    onStatus,
+  });
+}

@@ -1,0 +1,63 @@
+/** The newest status of the running sidecar, for whoever asks over HTTP. */
+import { type Answer, answer } from "../domain/assess.ts";
+import type { Status } from "../domain/status.ts";
+
+export interface BoardOptions {
+  nap: { maxMs: number };
+  timeouts: { connectMs: number; answerMs: number };
+}
+
+/** Problems that keep one from telling at all, rather than from being ready. */
+const CANNOT_TELL = [
+  "journal_stale",
+  "standby_unreachable",
+  "system_identifier_differs",
+  "primary_in_recovery",
+  "journal_of_another_cluster",
+];
+
+export class StatusBoard {
+  readonly #quietMs: number;
+  readonly #now: () => number;
+  #status: Status | null = null;
+  #postedAt = 0;
+  #cycles = 0;
+
+  /** A sidecar posts at least once per longest nap; a hanging server costs it one connect and one answer timeout. */
+  constructor({ nap, timeouts }: BoardOptions, now: () => number) {
+    this.#quietMs = nap.maxMs + timeouts.connectMs + timeouts.answerMs;
+    this.#now = now;
+  }
+
+  post(status: Status, cycles: number): void {
+    this.#status = status;
+    this.#cycles = cycles;
+    this.#postedAt = this.#now();
+  }
+
+  /** The newest status, or null before the first. */
+  get status(): Status | null {
+    return this.#status;
+  }
+
+  /** Cycles that this process has completed. */
+  get cycles(): number {
+    return this.#cycles;
+  }
+
+  /** The answer of `check`, from the newest status; one that is too old tells nothing. */
+  answer(slotName?: string): Answer {
+    const status = this.#status;
+    if (status === null)
+      return { code: 2, line: "cannot tell: the sidecar has not looked at the servers yet" };
+    const age = this.#now() - this.#postedAt;
+    // a primary has nothing to post; a promotion takes as long as it takes
+    if (status.role === "standby" && age > this.#quietMs)
+      return {
+        code: 2,
+        line: `cannot tell: stale, the sidecar has reported nothing for ${Math.round(age / 1_000)} s`,
+      };
+    const certain = !status.problems.some(({ code }) => CANNOT_TELL.includes(code));
+    return answer({ status, certain }, slotName);
+  }
+}

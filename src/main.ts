@@ -1,0 +1,6 @@
+#!/usr/bin/env node
+import { main } from "./cli/program.ts";
+
+process.exitCode = await main(process.argv.slice(2));
+// what is still open by now (a connection on its way down) must not keep the process
+setTimeout(() => process.exit(), 3_000).unref();
