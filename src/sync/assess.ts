@@ -9,18 +9,13 @@ import { type LockHolder, readLock } from "../journal/lock.ts";
 import { readJournal } from "../journal/store.ts";
 import { observeStandby } from "../observe/standby.ts";
 import { describeError } from "../pg/errors.ts";
-import { linkOptionsOf, policyOf, selectionOf } from "./from-config.ts";
+import { linkOptionsOf, policyOf, quietMs, selectionOf } from "./from-config.ts";
 import { PrimaryLink, StandbyLink } from "./links.ts";
 import { observeBoth, PrimaryUnreachableError } from "./observe-both.ts";
 
 export interface Reading extends Assessment {
   /** The running sidecar of this state directory, or null. */
   sidecar: LockHolder | null;
-}
-
-/** A healthy sidecar records at least once per longest nap, and a hanging primary costs it one answer timeout. */
-function quietMs(config: Config): number {
-  return config.nap.maxMs + config.timeouts.answerMs + config.timeouts.connectMs;
 }
 
 /** Assesses the standby. Never throws for a server's or a file's sake: what cannot be read is a problem in the status. */

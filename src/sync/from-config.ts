@@ -15,6 +15,11 @@ export function policyOf(config: Config): Policy {
   return { guardDatabases: config.guards.databases, duty: config.advance.duty };
 }
 
+/** A healthy sidecar records at least once per longest nap, and a hanging primary costs it one answer timeout. */
+export function quietMs({ nap, timeouts }: Pick<Config, "nap" | "timeouts">): number {
+  return nap.maxMs + timeouts.answerMs + timeouts.connectMs;
+}
+
 /** How another sidecar's operator finds this process in pg_stat_activity. */
 export function applicationNameOf(command: string): string {
   return `pg-slotsync ${command} ${process.pid}@${hostname()}`.slice(0, 50);

@@ -6,6 +6,7 @@
  *      └──────────────────────────<──(a standby again: start over)─────────────────┘
  */
 
+import { assessFromJournal } from "../domain/assess.ts";
 import { describeFinish } from "../domain/finish.ts";
 import type { JournalState } from "../domain/journal.ts";
 import { notePrimaryLost, startOver } from "../domain/journal-update.ts";
@@ -18,6 +19,7 @@ import { describeError } from "../pg/errors.ts";
 import { sleep } from "../pg/sleep.ts";
 import { type CycleResult, runCycle } from "./cycle.ts";
 import { finishPromotion } from "./finish.ts";
+import { quietMs } from "./from-config.ts";
 import { StandbyLockedError } from "./links.ts";
 import { PrimaryUnreachableError } from "./observe-both.ts";
 import { PromotionWatch } from "./promotion-watch.ts";
@@ -165,16 +167,26 @@ async function noteFailedCycle(sidecar: Sidecar, error: Error): Promise<void> {
       sidecar.log.warn(message);
       await recordIfPossible(sidecar, sidecar.journal);
     }
-    reportProblem(sidecar, "primary_unreachable", message);
+    await reportFromJournal(sidecar, message);
     return;
   }
   sidecar.log.error(message);
   reportProblem(sidecar, "journal_not_writable", message);
 }
 
+/** What `check` says when the primary is gone, for that is when readiness is asked for most. */
+async function reportFromJournal(sidecar: Sidecar, whyNot: string): Promise<void> {
+  const { options, journal, selection, policy } = sidecar;
+  const { view } = await observeStandby(await sidecar.standby.control());
+  // promoted in the meantime: the nap sees it
+  if (!view.inRecovery) return;
+  const { nap, timeouts, now } = options;
+  const facts = { selection, policy, sidecarRunning: true, quietMs: quietMs({ nap, timeouts }) };
+  options.onStatus(assessFromJournal({ ...facts, journal, standby: view, now: now() }, whyNot).status);
+}
+
 function reportProblem(sidecar: Sidecar, code: string, message: string): void {
-  const source = code === "primary_unreachable" ? "journal" : "live";
-  sidecar.options.onStatus(buildStatus(sidecar.journal, null, [{ code, severity: "stop", message }], source));
+  sidecar.options.onStatus(buildStatus(sidecar.journal, null, [{ code, severity: "stop", message }], "live"));
 }
 
 /** Naps; ends early at a sign of promotion and when WAL has come in. Throws when the standby is lost. */
