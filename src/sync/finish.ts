@@ -47,15 +47,15 @@ export async function finishPromotion(context: FinishContext): Promise<FinishRep
   await context.record(noteFinishIntents(journal, steps));
 
   const errors = await runSteps(steps, context);
-  const report = reportOf(steps, errors, endOfWal, started, context.now());
   const failedDatabases = new Set(
     steps.filter((step) => errors.get(step)).map((step) => step.record.databaseOid),
   );
-  const removed = await removeGuards(
+  const { removed, left } = await removeGuards(
     context,
     look.slots.map((slot) => slot.name),
     failedDatabases,
   );
+  const report = reportOf(steps, errors, left, endOfWal, started, context.now());
   await context.record(noteFinish(journal, steps, errors, removed, report));
   return report;
 }
@@ -70,6 +70,7 @@ function errorText(error: unknown): string {
 function reportOf(
   steps: readonly FinishStep[],
   errors: ReadonlyMap<FinishStep, unknown>,
+  guardsLeft: number,
   endOfWal: Lsn,
   started: number,
   now: number,
@@ -84,7 +85,7 @@ function reportOf(
     finishedAt: now,
     durationMs: now - started,
     endOfWalLsn: formatLsn(endOfWal),
-    complete: slots.every((slot) => slot.outcome !== "failed"),
+    complete: guardsLeft === 0 && slots.every((slot) => slot.outcome !== "failed"),
     slots,
   };
 }
@@ -203,22 +204,27 @@ async function attempt(
   }
 }
 
-/** Our guards would hold WAL on the new primary for ever. Those that a failed slot may still be copied from stay. */
+/**
+ * Our guards would hold WAL on the new primary for ever. Those that a failed slot may still be copied from stay. `left` counts those
+ * that could not be dropped: one whose creation a killed sidecar has left running is in use until it ends.
+ */
 async function removeGuards(
   { control, journal, log }: FinishContext,
   existing: readonly string[],
   keepIn: ReadonlySet<number>,
-): Promise<string[]> {
+): Promise<{ removed: string[]; left: number }> {
   const guards = Object.values(journal.guards).filter((guard) => !keepIn.has(guard.databaseOid));
   const removed: string[] = [];
+  let left = 0;
   for (const name of [...guards.map((guard) => guard.name), ...journal.leftovers]) {
     if (!existing.includes(name)) continue;
     try {
       await dropOwnSlot(control, "primary", name);
       removed.push(name);
     } catch (error) {
+      left += 1;
       log.warn(`our slot "${name}" is left and holds WAL: ${describeError(error)}`);
     }
   }
-  return removed;
+  return { removed, left };
 }
