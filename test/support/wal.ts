@@ -21,6 +21,16 @@ export async function waitForReplay(primary: PgServer, standby: PgServer): Promi
   return target;
 }
 
+/** Resolves when the standby has received all that the primary had written when this was called, replayed or not. */
+export async function waitForReceipt(primary: PgServer, standby: PgServer): Promise<string> {
+  const target = await currentLsn(primary);
+  const sql = "select from (select 1) as one where pg_catalog.pg_last_wal_receive_lsn() >= $1::pg_lsn";
+  await eventually(async () => (await standby.query(sql, [target])).length > 0, {
+    what: `"${standby.name}" to receive up to ${target}`,
+  });
+  return target;
+}
+
 /** Has the primary write a running-xacts record now, instead of within 15 seconds: where slots can move on. */
 export async function logRunningTransactions(primary: PgServer): Promise<void> {
   await primary.query(primary.major >= 16 ? "select pg_catalog.pg_log_standby_snapshot()" : "checkpoint");

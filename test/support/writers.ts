@@ -100,7 +100,7 @@ interface State {
   rolledBack: Set<number>;
 }
 
-type Random = () => number;
+export type Random = () => number;
 
 async function keepWriting(state: State, writer: number, random: Random): Promise<void> {
   while (!state.stopped.aborted) {
@@ -152,7 +152,7 @@ async function writeTransaction(
 }
 
 /** Numbers from 0 to 1 that are the same for the same seed (mulberry32). */
-function randomFrom(seed: number): Random {
+export function randomFrom(seed: number): Random {
   let state = seed >>> 0;
   return () => {
     state = (state + 0x6d2b79f5) >>> 0;

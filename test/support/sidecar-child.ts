@@ -1,0 +1,79 @@
+// Run by a test as a process of its own: a sidecar that can be killed for good. The product has no hooks for that; where it is to
+// die is found here, by counting what it writes to its journal and what it sends to a server.
+import pg from "pg";
+import pino from "pino";
+import type { JournalState } from "../../src/domain/journal.ts";
+import { openJournal } from "../../src/journal/store.ts";
+import { parseConnInfo } from "../../src/pg/conninfo.ts";
+import { runLoop } from "../../src/sync/loop.ts";
+import { Sidecar } from "../../src/sync/sidecar.ts";
+import type { ChildOptions, CrashPoint } from "./sidecar-process.ts";
+
+const { dsn, dataDirectory, stateDirectory, crash } = JSON.parse(process.argv[2] ?? "{}") as ChildOptions;
+
+const die = () => process.kill(process.pid, "SIGKILL");
+
+/** Calls `run`, and dies before or after it when it is the one. */
+function dyingAt<A extends unknown[], R>(
+  point: CrashPoint | null,
+  fits: (...args: A) => boolean,
+  run: (...args: A) => Promise<R>,
+): (...args: A) => Promise<R> {
+  let count = 0;
+  return async (...args) => {
+    if (!point || !fits(...args)) return run(...args);
+    count += 1;
+    if (count !== point.nth) return run(...args);
+    if (point.when === "before") die();
+    const result = await run(...args);
+    if (point.when === "after") die();
+    return result;
+  };
+}
+
+if (crash?.at === "statement") {
+  const pattern = new RegExp(crash.matching);
+  const query = pg.Client.prototype.query as (...args: unknown[]) => unknown;
+  const textOf = (statement: unknown) =>
+    typeof statement === "string" ? statement : ((statement as { text?: string }).text ?? "");
+  const wrapped = dyingAt(
+    crash,
+    (_client: pg.Client, statement: unknown) => pattern.test(textOf(statement)),
+    async (client, statement) => query.call(client, statement),
+  );
+  pg.Client.prototype.query = function (this: pg.Client, statement: unknown) {
+    return wrapped(this, statement);
+  } as typeof pg.Client.prototype.query;
+}
+
+const stopping = new AbortController();
+process.once("SIGTERM", () => stopping.abort());
+process.once("disconnect", () => process.exit());
+
+const journal = await openJournal(stateDirectory, {
+  now: Date.now,
+  randomId: () => process.pid.toString(16).padStart(8, "0"),
+});
+const save = journal.save.bind(journal);
+const sidecar = new Sidecar({
+  selection: { include: [{ nameLike: "%" }], exclude: [] },
+  policy: { guardDatabases: "auto", duty: 0.05 },
+  nap: { minMs: 200, maxMs: 30_000 },
+  timeouts: { connectMs: 2_000, statementMs: 10_000, answerMs: 12_000 },
+  primaryConn: null,
+  finishConnections: 1,
+  applicationName: `pg-slotsync test ${process.pid}`,
+  log: pino(pino.destination(2)),
+  now: Date.now,
+  standbyConn: parseConnInfo(dsn),
+  dataDirectory,
+  journal: {
+    ...journal,
+    save: crash?.at === "save" ? dyingAt(crash, (_state: JournalState) => true, save) : save,
+  },
+  signal: stopping.signal,
+  onStatus: (status) => process.send?.(status),
+});
+await runLoop(sidecar);
+await sidecar.close();
+process.disconnect?.();
