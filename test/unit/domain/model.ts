@@ -8,8 +8,12 @@ import type { FinishStep } from "../../../src/domain/finish.ts";
 import type { Lsn } from "../../../src/domain/lsn.ts";
 import type { PrimaryView, StandbyView } from "../../../src/domain/observation.ts";
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
+import type { Xid } from "../../../src/domain/xid.ts";
 
 export const MB = 1024n * 1024n;
+
+/** Catalog rows are the server's own business from 16 on (I4): here the feedback has always arrived. */
+const XMIN = 700 as Xid;
 
 interface Saved {
   restart: bigint;
@@ -45,6 +49,8 @@ export interface SSlot {
   saved: Saved;
   /** Made by somebody else, or by us in a life whose journal is lost. */
   foreign: boolean;
+  /** Somebody has moved it beyond what we meant: theirs from then on, even if a crash takes it back. */
+  consumed: boolean;
   /** The furthest position any statement of ours was ever planned to move it to. */
   meant: bigint;
   invalid: string | null;
@@ -245,6 +251,7 @@ export class World {
       restart: this.wal,
       confirmed: this.wal,
       foreign: true,
+      consumed: false,
       meant: 0n,
     });
   }
@@ -260,7 +267,7 @@ export class World {
       walLevel: "logical",
       serverVersionNum: 160_014,
       walLsn: this.wal as Lsn,
-      physicalSlot: { name: "standby1", active: true, catalogXmin: null },
+      physicalSlot: { name: "standby1", active: true, catalogXmin: XMIN },
       slots: [...this.primary.values()].map(
         (slot): LogicalSlot => ({
           ...identity(slot),
@@ -357,12 +364,13 @@ export class World {
       restart: this.lastRunningXacts(to, source.restart),
       confirmed: to,
       foreign: false,
+      consumed: false,
       meant: to,
     });
   }
 
   /** `between` is called where a replaced slot is dropped and not yet copied. */
-  execute(action: Action, between: () => void): void {
+  execute(action: Action, between: () => void) {
     switch (action.kind) {
       case "create_guard": {
         this.#room(1);
@@ -379,6 +387,7 @@ export class World {
           restart: this.wal,
           confirmed: this.wal,
           foreign: false,
+          consumed: false,
           meant: 0n,
         });
       }
@@ -418,6 +427,7 @@ export class World {
           restart: guard.restart,
           confirmed: guard.confirmed,
           foreign: false,
+          consumed: false,
         });
       }
       case "drop":
@@ -458,7 +468,7 @@ function identity(slot: PSlot | SSlot) {
     databaseOid: slot.db,
     plugin: slot.plugin,
     twoPhase: slot.twoPhase,
-    catalogXmin: null,
+    catalogXmin: XMIN,
   };
 }
 
@@ -466,7 +476,11 @@ function structuredCopy(world: World): World {
   const copy = Object.assign(new World(), world);
   copy.runningXacts = [...world.runningXacts];
   copy.late = [...world.late];
-  copy.primary = new Map([...world.primary].map(([name, slot]) => [name, { ...slot, saved: { ...slot.saved } }]));
-  copy.standby = new Map([...world.standby].map(([name, slot]) => [name, { ...slot, saved: { ...slot.saved } }]));
+  copy.primary = new Map(
+    [...world.primary].map(([name, slot]) => [name, { ...slot, saved: { ...slot.saved } }]),
+  );
+  copy.standby = new Map(
+    [...world.standby].map(([name, slot]) => [name, { ...slot, saved: { ...slot.saved } }]),
+  );
   return copy;
 }

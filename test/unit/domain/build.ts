@@ -1,0 +1,146 @@
+/** Small observations for the tables: everything healthy, one database, positions in whole numbers. */
+import { emptyJournal, type JournalState, type SlotRecord } from "../../../src/domain/journal.ts";
+import type { Lsn } from "../../../src/domain/lsn.ts";
+import type { PrimaryView, StandbyView } from "../../../src/domain/observation.ts";
+import { type Memory, type Plan, plan } from "../../../src/domain/plan.ts";
+import type { LogicalSlot } from "../../../src/domain/slot.ts";
+import type { Xid } from "../../../src/domain/xid.ts";
+
+export const ID = "0badcafe";
+export const NOW = 1_700_000_000_000;
+export const GUARD = `slotsync_guard_1_${ID}_1`;
+export const HOLD = `slotsync_hold_1_${ID}`;
+
+export const lsn = (position: number): Lsn => BigInt(position) as Lsn;
+
+export function slot(name: string, position: number | null, more: Partial<LogicalSlot> = {}): LogicalSlot {
+  return {
+    name,
+    database: "db1",
+    databaseOid: 1,
+    plugin: "pgoutput",
+    twoPhase: false,
+    temporary: false,
+    activePid: null,
+    restartLsn: lsn(position === null ? 50 : Math.max(0, position - 10)),
+    confirmedFlushLsn: position === null ? null : lsn(position),
+    catalogXmin: 700 as Xid,
+    invalidation: null,
+    ...more,
+  };
+}
+
+export const guard = (position: number, more: Partial<LogicalSlot> = {}) => slot(GUARD, position, more);
+export const hold = (position: number) => slot(HOLD, position, { temporary: true });
+
+export function record(
+  name: string,
+  state: SlotRecord["state"],
+  maxTarget: number | null,
+  more: Partial<SlotRecord> = {},
+): SlotRecord {
+  return {
+    name,
+    database: "db1",
+    databaseOid: 1,
+    plugin: "pgoutput",
+    twoPhase: false,
+    state,
+    maxTarget: maxTarget === null ? null : lsn(maxTarget),
+    primaryConfirmedFlushLsn: maxTarget === null ? null : lsn(maxTarget),
+    primaryRestartLsn: null,
+    seenAt: NOW - 1_000,
+    absentSince: null,
+    protection: "synced",
+    reason: null,
+    detail: null,
+    failure: null,
+    unsafe: null,
+    since: NOW - 1_000,
+    ...more,
+  };
+}
+
+export function journalOf(records: SlotRecord[] = [], more: Partial<JournalState> = {}): JournalState {
+  return {
+    ...emptyJournal(ID),
+    systemIdentifier: "1",
+    primaryTimeline: 1,
+    guardSerial: 1,
+    guards: { 1: { name: GUARD, database: "db1", databaseOid: 1, state: "owned" } },
+    slots: new Map(records.map((entry) => [entry.name, entry])),
+    plugins: ["pgoutput"],
+    ...more,
+  };
+}
+
+export function primaryView(slots: LogicalSlot[], more: Partial<PrimaryView> = {}): PrimaryView {
+  return {
+    systemIdentifier: "1",
+    inRecovery: false,
+    timeline: 1,
+    walLevel: "logical",
+    serverVersionNum: 160_014,
+    walLsn: lsn(1_000),
+    physicalSlot: { name: "standby1", active: true, catalogXmin: 700 as Xid },
+    slots,
+    maySnapshot: true,
+    ...more,
+  };
+}
+
+export function standbyView(slots: LogicalSlot[], more: Partial<StandbyView> = {}): StandbyView {
+  return {
+    systemIdentifier: "1",
+    inRecovery: true,
+    serverVersionNum: 160_014,
+    walLevel: "logical",
+    hotStandbyFeedback: true,
+    primarySlotName: "standby1",
+    maxReplicationSlots: 20,
+    usedSlots: slots.length,
+    replayLsn: lsn(1_000),
+    flushedLsn: lsn(1_000),
+    streaming: true,
+    slots,
+    databases: [{ oid: 1, name: "db1" }],
+    mayReplicate: true,
+    ...more,
+  };
+}
+
+export function memory(more: Partial<Memory> = {}): Memory {
+  return {
+    now: NOW,
+    budgetMs: 1_000,
+    backoff: new Map(),
+    busyDatabases: new Set(),
+    creatingGuards: new Set(),
+    guardAdvancedAt: new Map(),
+    restUntil: new Map(),
+    ...more,
+  };
+}
+
+export interface Situation {
+  there: LogicalSlot[];
+  here: LogicalSlot[];
+  journal?: JournalState;
+  primary?: Partial<PrimaryView>;
+  standby?: Partial<StandbyView>;
+  memory?: Partial<Memory>;
+  /** Names on the primary that the selectors leave out. */
+  excluded?: string[];
+  guardDatabases?: "auto" | string[];
+}
+
+export function planFor(situation: Situation): Plan {
+  return plan({
+    primary: primaryView(situation.there, situation.primary),
+    standby: standbyView(situation.here, situation.standby),
+    chosen: situation.there.filter(({ name }) => !situation.excluded?.includes(name)),
+    journal: situation.journal ?? journalOf(),
+    policy: { guardDatabases: situation.guardDatabases ?? "auto", duty: 0.1 },
+    memory: memory(situation.memory),
+  });
+}

@@ -1,0 +1,185 @@
+import { expect, test } from "vitest";
+import { describeFinish, type FinishStep, finishedSlot, planFinish } from "../../../src/domain/finish.ts";
+import type { SlotRecord } from "../../../src/domain/journal.ts";
+import type { LogicalSlot } from "../../../src/domain/slot.ts";
+import { guard, hold, journalOf, lsn, record, slot } from "./build.ts";
+
+const at = (position: number, more: Partial<SlotRecord> = {}) => ({
+  primaryConfirmedFlushLsn: lsn(position),
+  ...more,
+});
+
+interface Case {
+  claim: string;
+  record: SlotRecord;
+  here: LogicalSlot[];
+  endOfWal?: number;
+  step: string;
+}
+
+const CASES: Case[] = [
+  {
+    claim: "1 a slot at its recorded position is kept (I1)",
+    record: record("x", "owned", 400),
+    here: [slot("x", 400)],
+    step: "keep@400",
+  },
+  {
+    claim: "2 a slot behind it is brought to exactly there (I1)",
+    record: record("x", "owned", 400, at(450)),
+    here: [slot("x", 400)],
+    step: "advance@450",
+  },
+  {
+    claim: "3 no slot is moved past the end of WAL (I1)",
+    record: record("x", "owned", 400, at(2_000)),
+    here: [slot("x", 400)],
+    step: "advance@1000",
+  },
+  {
+    claim: "4 a slot that only the guard holds is made at its exact position (G2b)",
+    record: record("x", "seen", null, at(450, { protection: "guarded" })),
+    here: [guard(300)],
+    step: "materialise@450",
+  },
+  {
+    claim: "5 a guard past the position protects nothing: better no slot than one with a gap (G2, I6)",
+    record: record("x", "seen", null, at(450)),
+    here: [guard(451)],
+    step: "none",
+  },
+  {
+    claim: "6 a hold that is still there serves as well (G3)",
+    record: record("x", "seen", null, at(450)),
+    here: [guard(500), hold(400)],
+    step: "materialise@450",
+  },
+  {
+    claim: "7 an invalidated guard is not copied (I4)",
+    record: record("x", "seen", null, at(450)),
+    here: [guard(300, { invalidation: "rows_removed" })],
+    step: "none",
+  },
+  {
+    claim: "8 another sidecar's guard is not copied (I7)",
+    record: record("x", "seen", null, at(450)),
+    here: [slot("slotsync_guard_1_deadbeef_1", 300)],
+    step: "none",
+  },
+  {
+    claim: "9 a slot ahead of the recorded position is made anew from the guard (I1, I6)",
+    record: record("x", "owned", 500, at(450)),
+    here: [guard(300), slot("x", 500)],
+    step: "materialise@450 after a drop",
+  },
+  {
+    claim: "10 a slot ahead with no guard behind it is taken away (I1, I6)",
+    record: record("x", "owned", 500, at(450)),
+    here: [slot("x", 500)],
+    step: "drop",
+  },
+  {
+    claim: "11 a slot that this node has invalidated is taken away (I3, I4, I6)",
+    record: record("x", "owned", 400),
+    here: [slot("x", 400, { invalidation: "rows_removed" })],
+    step: "drop",
+  },
+  {
+    claim: "12 what was unsafe when last seen is taken away (I6)",
+    record: record("x", "owned", 400, { unsafe: "another slot now" }),
+    here: [slot("x", 400)],
+    step: "drop",
+  },
+  {
+    claim: "13 what the old primary had invalidated is not made (I6)",
+    record: record("x", "seen", null, at(450, { protection: "blocked", reason: "slot_invalidated" })),
+    here: [guard(300)],
+    step: "none",
+  },
+  {
+    claim: "14 a slot that is being read is left to its subscriber (I7)",
+    record: record("x", "owned", 400),
+    here: [slot("x", 400, { activePid: 42 })],
+    step: "leave in_use",
+  },
+  {
+    claim: "15 a slot that its subscriber has moved on already is left to it (I7)",
+    record: record("x", "owned", 400),
+    here: [slot("x", 500)],
+    step: "leave moved_on",
+  },
+  {
+    claim: "16 a slot that is not ours is left alone (I7)",
+    record: record("x", "seen", null, at(450, { protection: "blocked", reason: "name_conflict" })),
+    here: [guard(300), slot("x", 500)],
+    step: "leave not_ours",
+  },
+  {
+    claim: "17 a creation that was cut off is finished (I10)",
+    record: record("x", "creating", 400, at(450)),
+    here: [slot("x", 400)],
+    step: "advance@450",
+  },
+  {
+    claim: "18 a two_phase slot is not made from a guard (G5)",
+    record: record("x", "seen", null, at(450, { twoPhase: true })),
+    here: [guard(300)],
+    step: "none",
+  },
+  {
+    claim: "19 a slot whose creation had not finished on the old primary is not made",
+    record: record("x", "seen", null),
+    here: [guard(300)],
+    step: "none",
+  },
+];
+
+test.each(CASES)("$claim", ({ record: entry, here, endOfWal, step }) => {
+  const end = lsn(endOfWal ?? 1_000);
+  const [planned] = planFinish({ journal: journalOf([entry]), slots: here, endOfWal: end });
+  expect(planned && brief(planned)).toBe(step);
+});
+
+function brief(step: FinishStep): string {
+  switch (step.kind) {
+    case "keep":
+      return `keep@${step.position}`;
+    case "advance":
+      return `advance@${step.to}`;
+    case "materialise":
+      return `materialise@${step.to}${step.dropFirst === null ? "" : " after a drop"}`;
+    case "leave":
+      return `leave ${step.outcome}`;
+    default:
+      return step.kind;
+  }
+}
+
+test("a finishing step that was cut off after any of its steps comes to the same end when run again (I10)", () => {
+  const journal = journalOf([
+    record("kept", "owned", 400),
+    record("behind", "owned", 300, at(450)),
+    record("guarded", "seen", null, at(450)),
+    record("ahead", "owned", 500, at(450)),
+  ]);
+  const here = [guard(200), slot("kept", 400), slot("behind", 300), slot("ahead", 500)];
+  const after = [guard(200), slot("kept", 400), slot("behind", 300)];
+  const again = planFinish({ journal, slots: after, endOfWal: lsn(1_000) });
+  expect(planFinish({ journal, slots: here, endOfWal: lsn(1_000) }).map(brief)).toEqual([
+    "keep@400",
+    "advance@450",
+    "materialise@450",
+    "materialise@450 after a drop",
+  ]);
+  expect(again.map(brief)).toEqual(["keep@400", "advance@450", "materialise@450", "materialise@450"]);
+});
+
+test("the gap report names what the subscriber has and this node lacks (I1)", () => {
+  const entry = record("x", "owned", 400, at(1_500));
+  const step: FinishStep = { kind: "advance", record: entry, restart: lsn(300), to: lsn(1_000) };
+  const line = finishedSlot(step, lsn(1_000), null);
+  expect(line).toMatchObject({ outcome: "advanced", positionLsn: "0/3E8", confirmedBeyondEndBytes: 500 });
+  const report = { finishedAt: 0, durationMs: 12, endOfWalLsn: "0/3E8", complete: true, slots: [line] };
+  expect(describeFinish(report)).toContain("x (500 bytes of WAL)");
+  expect(finishedSlot(step, lsn(1_000), "it broke")).toMatchObject({ outcome: "failed", positionLsn: null });
+});

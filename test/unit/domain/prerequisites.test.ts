@@ -1,0 +1,148 @@
+import { expect, test } from "vitest";
+import type { JournalState } from "../../../src/domain/journal.ts";
+import type { PrimaryView, StandbyView } from "../../../src/domain/observation.ts";
+import { anyStop, primaryProblems, standbyProblems, trustworthy } from "../../../src/domain/prerequisites.ts";
+import { journalOf, NOW, primaryView, slot, standbyView } from "./build.ts";
+
+interface Case {
+  claim: string;
+  primary?: Partial<PrimaryView>;
+  standby?: Partial<StandbyView>;
+  journal?: Partial<JournalState>;
+  code: string;
+  severity: "stop" | "warning";
+  /** What the message must tell the operator to set, and where. */
+  names: RegExp;
+}
+
+const CASES: Case[] = [
+  {
+    claim: "1 too old a server",
+    standby: { serverVersionNum: 150_018 },
+    code: "version_unsupported",
+    severity: "stop",
+    names: /PostgreSQL 15/,
+  },
+  {
+    claim: "2 wal_level on the standby",
+    standby: { walLevel: "replica" },
+    code: "standby_wal_level",
+    severity: "stop",
+    names: /wal_level = logical/,
+  },
+  {
+    claim: "3 hot_standby_feedback off (I4)",
+    standby: { hotStandbyFeedback: false },
+    code: "feedback_off",
+    severity: "stop",
+    names: /hot_standby_feedback = on/,
+  },
+  {
+    claim: "4 no primary_slot_name",
+    standby: { primarySlotName: "" },
+    code: "primary_slot_name_unset",
+    severity: "stop",
+    names: /physical replication slot/,
+  },
+  {
+    claim: "5 a role that may not see it",
+    standby: { primarySlotName: null },
+    code: "standby_settings_hidden",
+    severity: "stop",
+    names: /pg_monitor/,
+  },
+  {
+    claim: "6 a role that may not manage slots",
+    standby: { mayReplicate: false },
+    code: "standby_permission_denied",
+    severity: "stop",
+    names: /REPLICATION/,
+  },
+  {
+    claim: "7 the journal of another cluster (I7)",
+    journal: { systemIdentifier: "2" },
+    code: "journal_of_another_cluster",
+    severity: "stop",
+    names: /state_directory/,
+  },
+  {
+    claim: "8 a clock that went back",
+    journal: { observedAt: NOW + 120_000 },
+    code: "clock_went_back",
+    severity: "warning",
+    names: /clock/,
+  },
+  {
+    claim: "9 no free slot",
+    standby: { maxReplicationSlots: 2, usedSlots: 1 },
+    code: "too_many_slots",
+    severity: "warning",
+    names: /max_replication_slots = 2/,
+  },
+  {
+    claim: "10 a primary of another cluster (I5)",
+    primary: { systemIdentifier: "2" },
+    code: "system_identifier_differs",
+    severity: "stop",
+    names: /primary\.dsn/,
+  },
+  {
+    claim: "11 a primary that is a standby itself",
+    primary: { inRecovery: true },
+    code: "primary_in_recovery",
+    severity: "stop",
+    names: /primary\.dsn/,
+  },
+  {
+    claim: "12 wal_level on the primary",
+    primary: { walLevel: "replica" },
+    code: "primary_wal_level",
+    severity: "stop",
+    names: /on the primary/,
+  },
+  {
+    claim: "13 the physical slot is missing",
+    primary: { physicalSlot: null },
+    code: "physical_slot_missing",
+    severity: "stop",
+    names: /pg_create_physical_replication_slot\('standby1'\)/,
+  },
+  {
+    claim: "14 the physical slot is not in use",
+    primary: { physicalSlot: { name: "standby1", active: false, catalogXmin: null } },
+    code: "physical_slot_inactive",
+    severity: "stop",
+    names: /not streaming/,
+  },
+  {
+    claim: "15 no right to ask for a snapshot",
+    primary: { maySnapshot: false },
+    code: "snapshot_not_granted",
+    severity: "warning",
+    names: /GRANT EXECUTE ON FUNCTION pg_log_standby_snapshot/,
+  },
+];
+
+const problemsOf = ({ primary, standby, journal }: Pick<Case, "primary" | "standby" | "journal">) => {
+  const here = standbyView([slot("x", 1)], standby);
+  return [
+    ...standbyProblems(here, journalOf([], journal), NOW),
+    ...primaryProblems(primaryView([], primary), here),
+  ];
+};
+
+test.each(CASES)("$claim: one message, naming what to set", ({ code, severity, names, ...situation }) => {
+  const problems = problemsOf(situation);
+  expect(problems).toEqual([{ code, severity, message: expect.stringMatching(names) }]);
+  expect(anyStop(problems)).toBe(severity === "stop");
+});
+
+test("a healthy pair has no problem", () => {
+  expect(problemsOf({})).toEqual([]);
+});
+
+test("what the wrong server says is not believed (I5, I10)", () => {
+  expect(trustworthy(problemsOf({ primary: { systemIdentifier: "2" } }))).toBe(false);
+  expect(trustworthy(problemsOf({ primary: { inRecovery: true } }))).toBe(false);
+  expect(trustworthy(problemsOf({ standby: { hotStandbyFeedback: false } }))).toBe(true);
+});

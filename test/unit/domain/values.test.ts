@@ -1,0 +1,124 @@
+/** The small pure values: LSNs, transaction ids, names, naps and costs. */
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import {
+  advanceCostMs,
+  bucketCharge,
+  refillBudget,
+  restAfter,
+  rideCostMs,
+} from "../../../src/domain/cost.ts";
+import {
+  bytesBetween,
+  formatLsn,
+  type Lsn,
+  maxLsn,
+  minLsn,
+  parseLsn,
+  parseLsnOrNull,
+} from "../../../src/domain/lsn.ts";
+import { guardName, holdName, isOwnSlotName, isValidSlotName, workName } from "../../../src/domain/names.ts";
+import { nextNap, retryDelay } from "../../../src/domain/nap.ts";
+import { parseXid, type Xid, xidPrecedesOrEquals } from "../../../src/domain/xid.ts";
+import { lsn } from "./build.ts";
+
+const anyLsn = fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }).map((value) => value as Lsn);
+
+describe("LSNs", () => {
+  test("are told as PostgreSQL tells them, and read back the same", () => {
+    fc.assert(fc.property(anyLsn, (value) => parseLsn(formatLsn(value)) === value));
+    expect(formatLsn(parseLsn("16/b374d848"))).toBe("16/B374D848");
+    expect(parseLsnOrNull(null)).toBeNull();
+  });
+
+  test.each(["", "0", "/", "0/", "/0", "0/0/0", "0x1/0", "123456789/0", "0/-1", " 0/0", "0/0\n"])(
+    "%j is refused",
+    (text) => expect(() => parseLsn(text)).toThrow(RangeError),
+  );
+
+  test("compare and subtract beyond 32 bits", () => {
+    expect(bytesBetween(parseLsn("0/FFFFFFFF"), parseLsn("1/1"))).toBe(2);
+    expect(minLsn(lsn(3), lsn(1), lsn(2))).toBe(1n);
+    expect(maxLsn(lsn(3), lsn(5))).toBe(5n);
+    expect(() => minLsn()).toThrow(RangeError);
+  });
+});
+
+describe("transaction ids", () => {
+  const xid = (value: number) => value as Xid;
+
+  test("compare around the wrap, as transam.c does (I4)", () => {
+    expect(xidPrecedesOrEquals(xid(4_294_967_295), xid(3))).toBe(true);
+    expect(xidPrecedesOrEquals(xid(3), xid(4_294_967_295))).toBe(false);
+    expect(xidPrecedesOrEquals(xid(100), xid(100))).toBe(true);
+    expect(xidPrecedesOrEquals(xid(2), xid(3_000_000_000))).toBe(true);
+    expect(xidPrecedesOrEquals(xid(3_000_000_000), xid(2))).toBe(false);
+  });
+
+  test("the order is the same wherever in the circle two of them lie (I4)", () => {
+    const normal = fc.integer({ min: 3, max: 0xffffffff });
+    fc.assert(
+      fc.property(normal, fc.integer({ min: 1, max: 2 ** 31 - 1 }), (a, step) => {
+        const b = (a + step) >>> 0;
+        return b < 3 || (xidPrecedesOrEquals(xid(a), xid(b)) && !xidPrecedesOrEquals(xid(b), xid(a)));
+      }),
+    );
+  });
+
+  test.each(["", "-1", "4294967296", "1.5", "1e3", "abc", " 1"])("%j is refused", (text) =>
+    expect(() => parseXid(text)).toThrow(RangeError),
+  );
+});
+
+describe("slot names (I13)", () => {
+  test.each(["a", "sub_1", "a".repeat(63), "__proto__"])("%s is one", (name) =>
+    expect(isValidSlotName(name)).toBe(true),
+  );
+  test.each(["", "A", "a-b", "../x", 'a"b', "a'b", "a b", "a\n", "a".repeat(64), "é"])("%j is none", (name) =>
+    expect(isValidSlotName(name)).toBe(false),
+  );
+
+  test("our own are valid for the largest oid and serial, and known as ours", () => {
+    const id = "ffffffff";
+    for (const name of [
+      guardName(id, 4_294_967_295, 2 ** 31),
+      holdName(id, 4_294_967_295),
+      workName(id, 4_294_967_295, 99),
+    ]) {
+      expect(isValidSlotName(name)).toBe(true);
+      expect(isOwnSlotName(name)).toBe(true);
+    }
+  });
+});
+
+test("naps double from the least to the most, and fall back on a change", () => {
+  const bounds = { minMs: 200, maxMs: 30_000 };
+  expect([0, 200, 400, 20_000, 30_000].map((previous) => nextNap(false, previous, bounds))).toEqual([
+    200, 400, 800, 30_000, 30_000,
+  ]);
+  expect(nextNap(true, 30_000, bounds)).toBe(200);
+});
+
+test("retries spread out and never wait longer than 15 s", () => {
+  fc.assert(
+    fc.property(fc.nat(10_000), fc.double({ min: 0, max: 0.999, noNaN: true }), (failures, random) => {
+      const delay = retryDelay(failures, random);
+      return delay >= 250 && delay <= 15_000;
+    }),
+  );
+});
+
+test("copying is dearer than moving a few bytes and cheaper than decoding much many times (G4)", () => {
+  const [restart, near, far] = [lsn(0), lsn(1_000), lsn(250 * 1024 * 1024)];
+  expect(rideCostMs(restart, near, 100)).toBeGreaterThan(100 * advanceCostMs(restart, near));
+  expect(rideCostMs(restart, far, 100)).toBeLessThan(100 * advanceCostMs(restart, far));
+  expect(advanceCostMs(far, restart)).toBe(advanceCostMs(near, near));
+});
+
+test("the budget fills with time up to a ceiling, and what is dear pays by resting (G4)", () => {
+  expect(refillBudget(0, 1_000, 0.1)).toBe(100);
+  expect(refillBudget(900, 60_000, 0.1)).toBe(1_000);
+  expect(bucketCharge(10_000)).toBe(500);
+  expect(restAfter(10, 0.1)).toBe(0);
+  expect(restAfter(1_000, 0.1)).toBe(10_000);
+});
