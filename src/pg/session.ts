@@ -103,12 +103,15 @@ function startupOptions(conn: ConnInfo, options: SessionOptions): string {
 
 /**
  * The first statements of every session. The startup packet has said the same already; a login event trigger (17+)
- * may have changed it since. The two timeouts do not exist in every version, hence the detour over pg_settings.
+ * may have changed it since. The others do not exist in every version, hence the detour over pg_settings. With the
+ * check of the client (14+), what a killed sidecar has left running ends within a second or so, instead of going on alone.
  */
 const FIRST_SCRIPT = `
 SELECT pg_catalog.set_config('search_path', '', false);
 SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
  WHERE name IN ('idle_session_timeout', 'transaction_timeout') AND setting <> '0';
+SELECT pg_catalog.set_config(name, '1000', false) FROM pg_catalog.pg_settings
+ WHERE name = 'client_connection_check_interval';
 SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4 AS version,
        pg_catalog.pg_backend_pid() AS pid`;
 
