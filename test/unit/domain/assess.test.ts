@@ -1,0 +1,242 @@
+import { describe, expect, test } from "vitest";
+import { type AssessInput, answer, assessFromJournal, assessLive } from "../../../src/domain/assess.ts";
+import { emptyJournal, type JournalState, type SlotRecord } from "../../../src/domain/journal.ts";
+import type { Lsn } from "../../../src/domain/lsn.ts";
+import { guardName } from "../../../src/domain/names.ts";
+import type { PrimaryView, StandbyView } from "../../../src/domain/observation.ts";
+import type { LogicalSlot } from "../../../src/domain/slot.ts";
+import type { Xid } from "../../../src/domain/xid.ts";
+
+const NOW = 1_800_000_000_000;
+const QUIET_MS = 50_000;
+const GUARD = guardName("0123abcd", 5, 1);
+const lsn = (value: number) => BigInt(value) as Lsn;
+
+function slot(name: string, confirmed: number, more: Partial<LogicalSlot> = {}): LogicalSlot {
+  return {
+    name,
+    database: "app",
+    databaseOid: 5,
+    plugin: "pgoutput",
+    twoPhase: false,
+    temporary: false,
+    activePid: null,
+    restartLsn: lsn(confirmed - 10),
+    confirmedFlushLsn: lsn(confirmed),
+    catalogXmin: 700 as Xid,
+    invalidation: null,
+    ...more,
+  };
+}
+
+function record(name: string, confirmed: number, more: Partial<SlotRecord> = {}): SlotRecord {
+  return {
+    name,
+    database: "app",
+    databaseOid: 5,
+    plugin: "pgoutput",
+    twoPhase: false,
+    state: "owned",
+    maxTarget: lsn(confirmed),
+    primaryConfirmedFlushLsn: lsn(confirmed),
+    primaryRestartLsn: lsn(confirmed - 10),
+    seenAt: NOW - 1_000,
+    absentSince: null,
+    protection: "synced",
+    reason: null,
+    detail: null,
+    failure: null,
+    unsafe: null,
+    since: NOW - 60_000,
+    ...more,
+  };
+}
+
+function journal(records: SlotRecord[], more: Partial<JournalState> = {}): JournalState {
+  return {
+    ...emptyJournal("0123abcd"),
+    systemIdentifier: "77",
+    primaryTimeline: 1,
+    observedAt: NOW - 1_000,
+    guards: { 5: { name: GUARD, database: "app", databaseOid: 5, state: "owned" } },
+    plugins: ["pgoutput"],
+    slots: new Map(records.map((one) => [one.name, one])),
+    ...more,
+  };
+}
+
+function standby(slots: LogicalSlot[], more: Partial<StandbyView> = {}): StandbyView {
+  return {
+    systemIdentifier: "77",
+    inRecovery: true,
+    serverVersionNum: 160_014,
+    walLevel: "logical",
+    hotStandbyFeedback: true,
+    primarySlotName: "standby1",
+    maxReplicationSlots: 20,
+    usedSlots: slots.length,
+    replayLsn: lsn(1_000),
+    flushedLsn: lsn(1_000),
+    streaming: true,
+    slots,
+    databases: [{ oid: 5, name: "app" }],
+    mayReplicate: true,
+    ...more,
+  };
+}
+
+function primary(slots: LogicalSlot[], more: Partial<PrimaryView> = {}): PrimaryView {
+  return {
+    systemIdentifier: "77",
+    inRecovery: false,
+    timeline: 1,
+    walLevel: "logical",
+    serverVersionNum: 160_014,
+    walLsn: lsn(1_000),
+    physicalSlot: { name: "standby1", active: true, catalogXmin: 690 as Xid },
+    slots,
+    maySnapshot: true,
+    ...more,
+  };
+}
+
+function input(more: Partial<AssessInput> & Pick<AssessInput, "journal" | "standby">): AssessInput {
+  return {
+    selection: { include: [{ nameLike: "%" }], exclude: [] },
+    policy: { guardDatabases: "auto", duty: 0.05 },
+    now: NOW,
+    sidecarRunning: true,
+    quietMs: QUIET_MS,
+    ...more,
+  };
+}
+
+const guard = slot(GUARD, 100);
+const live = (given: Parameters<typeof input>[0], seen: PrimaryView) =>
+  answer(assessLive(input(given), seen));
+const dead = (given: Parameters<typeof input>[0]) =>
+  answer(assessFromJournal(input(given), "connection refused"));
+
+describe("while both servers answer", () => {
+  const synced = { journal: journal([record("a", 200)]), standby: standby([guard, slot("a", 200)]) };
+
+  test("1. a standby with every slot in place is ready: exit code 0", () => {
+    expect(live(synced, primary([slot("a", 200)]))).toEqual({
+      code: 0,
+      line: "ready: 1 failover slot is safe on this standby",
+    });
+  });
+
+  test("2. a slot that the subscriber has moved past the end of the standby's WAL is not ready (I1)", () => {
+    expect(live(synced, primary([slot("a", 1_001)]))).toMatchObject({ code: 1 });
+  });
+
+  test("3. a slot that only the guard holds counts once the journal knows it, for nobody else would make it (I6)", () => {
+    const seen = primary([slot("a", 200), slot("new", 300)]);
+    expect(live(synced, seen)).toMatchObject({ code: 1, line: expect.stringContaining("not_recorded") });
+    const known = journal([record("a", 200), record("new", 300, { state: "seen", maxTarget: null })]);
+    expect(live({ ...synced, journal: known }, seen)).toMatchObject({ code: 0 });
+  });
+
+  test("4. a failure that the running sidecar has journalled is not forgotten by check", () => {
+    const failing = record("a", 200, {
+      state: "seen",
+      maxTarget: null,
+      failure: { reason: "permission_denied", detail: "must be a role that may" },
+    });
+    expect(
+      live({ journal: journal([failing]), standby: standby([guard]) }, primary([slot("a", 200)])),
+    ).toEqual({
+      code: 1,
+      line: expect.stringContaining("permission_denied"),
+    });
+  });
+
+  test("5. a running sidecar that records nothing is taken for hung: not ready", () => {
+    const stalled = journal([record("a", 200)], { observedAt: NOW - QUIET_MS - 1 });
+    expect(live({ ...synced, journal: stalled }, primary([slot("a", 200)]))).toMatchObject({ code: 1 });
+  });
+
+  test("6. the primary of another cluster cannot tell anything: exit code 2", () => {
+    expect(live(synced, primary([slot("a", 200)], { systemIdentifier: "78" }))).toMatchObject({ code: 2 });
+  });
+
+  test("7. until the feedback holds the catalog rows on the primary, nothing is ready (I4)", () => {
+    for (const catalogXmin of [null, 701 as Xid]) {
+      const physicalSlot = { name: "standby1", active: true, catalogXmin };
+      const said = live(synced, primary([slot("a", 200)], { physicalSlot }));
+      expect(said).toEqual({ code: 1, line: expect.stringContaining("catalog_rows_unproven") });
+    }
+  });
+
+  test("8. --slot asks about one slot only", () => {
+    const seen = primary([slot("a", 200), slot("behind", 50)]);
+    const assessment = assessLive(input(synced), seen);
+    expect(answer(assessment)).toMatchObject({ code: 1 });
+    expect(answer(assessment, "a")).toMatchObject({ code: 0 });
+    expect(answer(assessment, "behind")).toMatchObject({ code: 1 });
+    expect(answer(assessment, "nobody")).toMatchObject({ code: 1 });
+  });
+});
+
+describe("while the primary is dead", () => {
+  const healthy = { journal: journal([record("a", 200)]), standby: standby([guard, slot("a", 200)]) };
+
+  test("1. what was ready when last seen, and still is here, is ready; the line says as of when", () => {
+    expect(dead(healthy)).toEqual({
+      code: 0,
+      line: expect.stringContaining("as last seen at 2027-01-15T07:59:59.000Z"),
+    });
+  });
+
+  test("2. it stays so however long ago that was, as long as the primary was lost right after", () => {
+    const old = journal([record("a", 200)], { observedAt: NOW - 9e8, primaryLostAt: NOW - 9e8 + 500 });
+    expect(dead({ ...healthy, journal: old })).toMatchObject({ code: 0 });
+  });
+
+  test.each<[string, Partial<JournalState>, boolean]>([
+    ["no sidecar was there to see when it was lost", { observedAt: NOW - QUIET_MS - 1 }, false],
+    ["the sidecar hangs", { observedAt: NOW - QUIET_MS - 1 }, true],
+    ["it was lost long after it was last seen", { observedAt: NOW - 9e8, primaryLostAt: NOW - 1 }, true],
+    ["it has never been seen", { observedAt: 0 }, true],
+    ["the clock has been set back", { observedAt: NOW + 9e8 }, true],
+  ])("3. cannot tell when %s: exit code 2", (_, more, sidecarRunning) => {
+    const said = dead({ ...healthy, journal: journal([record("a", 200)], more), sidecarRunning });
+    expect(said).toMatchObject({ code: 2 });
+  });
+
+  test.each<[string, LogicalSlot[]]>([
+    ["it is gone from the standby, and the guard with it", []],
+    ["it is gone, and the guard has passed it", [slot(GUARD, 201)]],
+    ["the standby has invalidated it", [guard, slot("a", 200, { invalidation: "rows_removed" })]],
+    ["somebody has moved it on", [guard, slot("a", 201)]],
+    ["somebody is reading it", [guard, slot("a", 200, { activePid: 99 })]],
+  ])("4. a slot that was ready is so no more when %s", (_, slots) => {
+    expect(dead({ ...healthy, standby: standby(slots) })).toMatchObject({ code: 1 });
+  });
+
+  test("5. a slot that waited for WAL is ready once that has come in, and not before (I1)", () => {
+    const behind = journal([
+      record("a", 1_200, { protection: "waiting", reason: "wal_not_flushed", maxTarget: lsn(200) }),
+    ]);
+    const at = (flushed: number) =>
+      dead({ journal: behind, standby: standby([guard, slot("a", 200)], { flushedLsn: lsn(flushed) }) });
+    expect(at(1_199)).toMatchObject({ code: 1 });
+    expect(at(1_200)).toMatchObject({ code: 0 });
+  });
+
+  test("6. a slot that waited for any other reason does not become ready by the primary's death", () => {
+    const unfit = journal([
+      record("a", 200, { protection: "blocked", reason: "slot_invalidated", detail: "it is" }),
+    ]);
+    expect(dead({ ...healthy, journal: unfit })).toMatchObject({ code: 1 });
+  });
+
+  test("7. what stood against readiness when last seen still does", () => {
+    const feedbackOff = journal([record("a", 200)], { problems: ["hot_standby_feedback is off"] });
+    expect(dead({ ...healthy, journal: feedbackOff })).toEqual({
+      code: 1,
+      line: expect.stringContaining("hot_standby_feedback is off"),
+    });
+  });
+});
