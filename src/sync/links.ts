@@ -34,7 +34,7 @@ function open(conn: ConnInfo, options: LinkOptions, purpose: string, database?: 
     applicationName: nameOf(options, purpose),
     ...(database === undefined ? {} : { database }),
     statementTimeoutMs: Math.max(atLeastMs, timeouts.statementMs),
-    queryTimeoutMs: Math.max(atLeastMs + 5_000, timeouts.answerMs),
+    queryTimeoutMs: atLeastMs === 0 ? timeouts.answerMs : Math.max(atLeastMs + 5_000, timeouts.answerMs),
     connectTimeoutMs: timeouts.connectMs,
     signal: options.signal,
     onWarning: options.onWarning,
