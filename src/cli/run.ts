@@ -6,6 +6,7 @@ import { type HttpServer, startHttp } from "../http/server.ts";
 import { StatusBoard } from "../http/status-board.ts";
 import { createLogger } from "../log/logger.ts";
 import { sleep } from "../pg/sleep.ts";
+import { quietMs } from "../sync/from-config.ts";
 import { StandbyLockedError } from "../sync/links.ts";
 import { runLoop } from "../sync/loop.ts";
 import type { Sidecar } from "../sync/sidecar.ts";
@@ -58,7 +59,7 @@ async function run({ config, warnings }: LoadedConfig): Promise<number> {
     stopping.stop();
   });
   try {
-    const board = new StatusBoard(config, Date.now);
+    const board = new StatusBoard(quietMs(config), Date.now);
     const sidecar = buildSidecar({
       config,
       command: "run",

@@ -147,10 +147,12 @@ async function settle(
   const settling = new Settling();
   const until = Date.now() + timeoutMs;
   for (;;) {
+    // what ends in the course of a cycle is seen by the next one
+    const underWay = isUnderWay(sidecar);
     const result = await runCycle(sidecar);
     if (result.kind === "promoted") throw notAStandby();
-    const underWay = sidecar.applier.busyDatabases.size > 0 || sidecar.applier.creatingGuards.size > 0;
-    if (latest.status && settling.isSettled(latest.status, result.changed, underWay)) return;
+    if (latest.status && settling.isSettled(latest.status, result.changed, underWay || isUnderWay(sidecar)))
+      return;
     if (Date.now() > until) {
       log.warn(`what was started has not ended within ${timeoutMs / 1_000} s: see the reasons`);
       return;
@@ -158,6 +160,10 @@ async function settle(
     await sleep(napMs, signal);
     signal.throwIfAborted();
   }
+}
+
+function isUnderWay({ applier }: Sidecar): boolean {
+  return applier.busyDatabases.size > 0 || applier.creatingGuards.size > 0;
 }
 
 function notAStandby(): CommandError {

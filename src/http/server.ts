@@ -121,11 +121,7 @@ function send(request: IncomingMessage, response: ServerResponse, { status, type
 function listening(server: Server, { host, port }: HttpOptions["listen"]): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once("error", (error: NodeJS.ErrnoException) => {
-      reject(
-        new ListenError(`http.listen = ${shown(host, port)}: ${whyNot(error)}`, {
-          cause: error,
-        }),
-      );
+      reject(new ListenError(`http.listen = ${shown(host, port)}: ${whyNot(error)}`));
     });
     server.listen({ host, port, exclusive: true }, () => {
       server.removeAllListeners("error");

@@ -2,11 +2,6 @@
 import { type Answer, answer } from "../domain/assess.ts";
 import type { Status } from "../domain/status.ts";
 
-export interface BoardOptions {
-  nap: { maxMs: number };
-  timeouts: { connectMs: number; answerMs: number };
-}
-
 /** Problems that keep one from telling at all, rather than from being ready. */
 const CANNOT_TELL = [
   "journal_stale",
@@ -23,9 +18,9 @@ export class StatusBoard {
   #postedAt = 0;
   #cycles = 0;
 
-  /** A sidecar posts at least once per longest nap; a hanging server costs it one connect and one answer timeout. */
-  constructor({ nap, timeouts }: BoardOptions, now: () => number) {
-    this.#quietMs = nap.maxMs + timeouts.connectMs + timeouts.answerMs;
+  /** `quietMs`: the longest that a healthy sidecar posts nothing. */
+  constructor(quietMs: number, now: () => number) {
+    this.#quietMs = quietMs;
     this.#now = now;
   }
 
