@@ -1,8 +1,9 @@
 // Runs one of the project's tasks, installing the locked dependencies first when they are missing or stale,
 // so that `npm test` and `npm run demo` need no command before them. Plain Node: nothing is installed yet.
-import { spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -12,14 +13,41 @@ const bin = (name) => path.join(root, "node_modules", ".bin", name);
 const TASKS = {
   build: [["tsc", "-p", "tsconfig.build.json"]],
   test: [["vitest", "run"]],
-  check: [
-    ["biome", "check", "--error-on-warnings", "."],
-    ["tsc", "-p", "tsconfig.json"],
-    ["knip"],
+  check: [["biome", "check", "--error-on-warnings", "."], ["tsc", "-p", "tsconfig.json"], ["knip"]],
+  demo: [
+    ["tsc", "-p", "tsconfig.build.json"],
+    ["node", "dist/main.js", "demo"],
   ],
-  demo: [["tsc", "-p", "tsconfig.build.json"], ["node", "dist/main.js", "demo"]],
-  bench: [["tsc", "-p", "tsconfig.build.json"], ["tsx", "bench/main.ts"]],
+  bench: [
+    ["tsc", "-p", "tsconfig.build.json"],
+    ["tsx", "bench/main.ts"],
+  ],
 };
+
+let child;
+
+// Whoever stops npm means what it runs. We end when the child has, so that its clean-up is over when we are gone.
+for (const name of ["SIGINT", "SIGTERM", "SIGHUP"]) {
+  process.on(name, () => {
+    if (!child) process.exit(128 + os.constants.signals[name]);
+    // Ctrl-C has reached the child already: the terminal sends it to all of us, and a second one forces
+    if (name !== "SIGINT" || !process.stdin.isTTY) child.kill(name);
+  });
+}
+
+/** Runs a program, and resolves with its exit code; 128 and the signal's number when one ended it. */
+function runChild(file, args, stdio) {
+  return new Promise((resolve) => {
+    child = spawn(file, args, { cwd: root, stdio });
+    child.once("error", (error) => {
+      fail(`${path.basename(file)} could not be run: ${error.message}`);
+    });
+    child.once("close", (code, signalName) => {
+      child = undefined;
+      resolve(code ?? 128 + os.constants.signals[signalName]);
+    });
+  });
+}
 
 function fail(message, code = 1) {
   process.stderr.write(`${message}\n`);
@@ -33,32 +61,34 @@ function requireNode() {
   }
 }
 
-function installDependencies() {
-  const lock = createHash("sha256").update(readFileSync(path.join(root, "package-lock.json"))).digest("hex");
+async function installDependencies() {
+  const lock = createHash("sha256")
+    .update(readFileSync(path.join(root, "package-lock.json")))
+    .digest("hex");
   const stamp = path.join(root, "node_modules", ".pg-slotsync-lock");
   if (existsSync(stamp) && readFileSync(stamp, "utf8") === lock) return;
-  process.stderr.write("installing the locked dependencies (npm ci) …\n");
-  // no install scripts: nothing here needs one, and some of them compile or download
-  const npm = spawnSync("npm", ["ci", "--ignore-scripts", "--no-audit", "--no-fund"], {
-    cwd: root,
-    stdio: ["ignore", "ignore", "inherit"],
-  });
-  if (npm.status !== 0) fail("npm ci failed; its message is above", npm.status ?? 1);
+  process.stderr.write("installing the locked dependencies (npm) …\n");
+  // Not `npm ci`: npm 11 refuses a lockfile in which packages for other platforms are missing, and a registry that mirrors only some
+  // platforms leads to one (npm/cli#9846). This installs what the lockfile says, and --no-save leaves that file alone.
+  // No install scripts: nothing here needs one, and some of them compile or download.
+  const args = ["install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
+  const code = await runChild("npm", args, ["ignore", "ignore", "inherit"]);
+  if (code > 128) process.exit(code);
+  if (code !== 0) fail("npm could not install the dependencies; its message is above", code);
   writeFileSync(stamp, lock);
 }
 
-function run(task, extra) {
+async function run(task, extra) {
   const steps = TASKS[task];
   if (!steps) fail(`unknown task "${task}"; known: ${Object.keys(TASKS).join(", ")}`, 2);
   for (const [index, [command, ...args]] of steps.entries()) {
     const last = index === steps.length - 1;
     const file = command === "node" ? process.execPath : bin(command);
-    const child = spawnSync(file, [...args, ...(last ? extra : [])], { cwd: root, stdio: "inherit" });
-    if (child.error) throw child.error;
-    if (child.status !== 0) process.exit(child.status ?? 1);
+    const code = await runChild(file, [...args, ...(last ? extra : [])], "inherit");
+    if (code !== 0) process.exit(code);
   }
 }
 
 requireNode();
-installDependencies();
-run(process.argv[2], process.argv.slice(3));
+await installDependencies();
+await run(process.argv[2], process.argv.slice(3));
