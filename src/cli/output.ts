@@ -1,5 +1,4 @@
 /** Where a command writes. Output goes to stdout, messages to stderr. */
-import { CommandError, EXIT } from "./exit.ts";
 import { type Paint, paintFor } from "./terminal.ts";
 
 export interface Output {
@@ -15,11 +14,6 @@ export interface Output {
 
 export function standardOutput(): Output {
   const { stdout, stderr } = process;
-  // a reader that has gone (`slotsync status | head -1`) is no error
-  stdout.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code === "EPIPE") process.exit(EXIT.ok);
-    throw new CommandError(`cannot write the output: ${error.message}`, EXIT.cannotTell, { cause: error });
-  });
   return {
     paint: paintFor(stdout, process.env),
     terminal: stdout.isTTY === true,
