@@ -1,0 +1,12 @@
+import { defineConfig } from "vitest/config";
+
+// not part of `npm test`: it needs Docker, and fails without it
+export default defineConfig({
+  root: import.meta.dirname,
+  test: {
+    name: "containers",
+    include: ["**/*.test.ts"],
+    testTimeout: 300_000,
+    hookTimeout: 600_000,
+  },
+});
