@@ -252,7 +252,7 @@ test("no history makes it plan against I1, I5, I6, I7 or G1, break the promise o
           model.checkPromises(what);
         }
         heal(model);
-        if (open("idle")) idle(model);
+        idle(model);
         busy(model);
       },
     ),
