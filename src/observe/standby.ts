@@ -73,16 +73,32 @@ export async function feelPulse(session: PgSession): Promise<{ inRecovery: boole
   };
 }
 
-/** A promoted server's slots, and the end of the WAL it took over; null after it has been restarted since. */
-export async function observePromoted(
-  session: PgSession,
-): Promise<{ inRecovery: boolean; endOfWal: Lsn | null; walLsn: Lsn; slots: StandbySlot[] }> {
+interface PromotedRow {
+  in_recovery: boolean;
+  system_identifier: string;
+  replay_lsn: string | null;
+  wal_lsn: string | null;
+}
+
+/** What one look at a promoted server saw. */
+export interface PromotedView {
+  systemIdentifier: string;
+  inRecovery: boolean;
+  /** The end of the WAL that it took over; null after it has been restarted since. */
+  endOfWal: Lsn | null;
+  walLsn: Lsn;
+  slots: StandbySlot[];
+}
+
+/** A promoted server's slots, and the end of the WAL it took over. */
+export async function observePromoted(session: PgSession): Promise<PromotedView> {
   const [servers, slots] = (await session.script<object>(lookAtPromoted(session.serverVersionNum), {
     what: "looking at the promoted server",
-  })) as [{ in_recovery: boolean; replay_lsn: string | null; wal_lsn: string }[], SlotRow[]];
+  })) as [PromotedRow[], SlotRow[]];
   const server = servers[0];
   if (!server) throw new Error("the promoted server's answer is incomplete");
   return {
+    systemIdentifier: server.system_identifier,
     inRecovery: server.in_recovery,
     endOfWal: parseLsnOrNull(server.replay_lsn),
     walLsn: parseLsnOrNull(server.wal_lsn) ?? ZERO,

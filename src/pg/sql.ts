@@ -158,6 +158,7 @@ SELECT a.pid, a.application_name, a.client_addr::pg_catalog.text AS client_addr,
 export function lookAtPromoted(serverVersionNum: number): string {
   return `
 SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
+       (SELECT s.system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system() AS s) AS system_identifier,
        pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text AS replay_lsn,
        CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_lsn()::pg_catalog.text END AS wal_lsn;
 SELECT ${slotColumns(serverVersionNum)} FROM pg_catalog.pg_replication_slots`;

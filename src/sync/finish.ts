@@ -41,6 +41,7 @@ export async function finishPromotion(context: FinishContext): Promise<FinishRep
   const look = await observePromoted(context.control);
   if (look.inRecovery) throw new Error("this server is a standby: there is no promotion to finish");
   const { journal } = context;
+  assertSameCluster(journal, look.systemIdentifier);
   // a restart since the promotion has made the server forget it; then what was flushed when last observed is a safe lower bound
   const endOfWal = look.endOfWal ?? journal.standbyFlushedLsn ?? look.walLsn;
   const steps = planFinish({ journal, slots: look.slots, endOfWal });
@@ -58,6 +59,14 @@ export async function finishPromotion(context: FinishContext): Promise<FinishRep
   const report = reportOf(steps, errors, left, endOfWal, started, context.now());
   await context.record(noteFinish(journal, steps, errors, removed, report));
   return report;
+}
+
+/** By name and position alone another cluster's slots can pass for ours, and would be moved or dropped (I5, I7). */
+function assertSameCluster({ systemIdentifier }: JournalState, here: string): void {
+  if (systemIdentifier === null || systemIdentifier === here) return;
+  throw new Error(
+    `state_directory holds the journal of another cluster (system identifier ${systemIdentifier}, this server has ${here}): nothing was done; correct state_directory or standby.dsn`,
+  );
 }
 
 /** A slot that its subscriber has taken up in the meantime is no failure. */
