@@ -16,6 +16,7 @@ import { StandbyLink } from "../sync/links.ts";
 import { CommandError, EXIT } from "./exit.ts";
 import { formatFinish } from "./format-finish.ts";
 import type { Output } from "./output.ts";
+import { afterPredecessor } from "./predecessor.ts";
 import { configOf, parseSeconds, standbyName } from "./settings.ts";
 import { type HeldState, holdState } from "./state.ts";
 import { signalExit, stopOnSignals } from "./stopping.ts";
@@ -60,8 +61,10 @@ Examples:
       try {
         const report = await finish(config, options.timeout, stopping.signal, output);
         if (options.json) output.json(report);
-        else output.print(formatFinish(report, output.paint));
-        setExit(report.complete ? EXIT.ok : EXIT.no);
+        else if (report) output.print(formatFinish(report, output.paint));
+        else
+          output.print("nothing to finish: this node has not been a standby since this journal was begun\n");
+        setExit(report && !report.complete ? EXIT.no : EXIT.ok);
       } catch (error) {
         if (stopping.by === null) throw error;
         setExit(signalExit(stopping));
@@ -86,7 +89,7 @@ async function finish(
   timeout: number,
   signal: AbortSignal,
   output: Output,
-): Promise<FinishReport> {
+): Promise<FinishReport | null> {
   const log = createLogger({
     level: config.log.level,
     format: "pretty",
@@ -101,14 +104,20 @@ async function finish(
       const state = await tryHold(context);
       if (state) return finishHolding(state, context);
     } else {
-      const done = finishedReport(await readJournal(config.stateDirectory));
-      if (done?.complete) return done;
+      const done = progress(await readJournal(config.stateDirectory));
+      if (done?.complete) return done.report;
       if (!told) log.info(`waiting for ${describeHolder(holder)} to finish the promotion`);
       told = true;
-      if (Date.now() > context.deadline) return timedOut(done, holder, context);
+      if (Date.now() > context.deadline) return timedOut(done?.report ?? null, holder, context);
     }
     await nap(context);
   }
+}
+
+/** How far the promotion that has made this node the primary is finished; the report is null when it never was a standby. */
+function progress(journal: JournalState | null): { report: FinishReport | null; complete: boolean } | null {
+  if (journal?.phase !== "primary") return null;
+  return { report: journal.finish, complete: journal.finish?.complete ?? true };
 }
 
 /** What the sidecar has got to when time is up: its incomplete report, if there is one. */
@@ -133,7 +142,7 @@ async function tryHold({ config, log }: Context): Promise<HeldState | null> {
   }
 }
 
-async function finishHolding({ lock, journal }: HeldState, context: Context): Promise<FinishReport> {
+async function finishHolding({ lock, journal }: HeldState, context: Context): Promise<FinishReport | null> {
   const { config, log, signal } = context;
   try {
     if (journal.setAside !== null)
@@ -141,17 +150,15 @@ async function finishHolding({ lock, journal }: HeldState, context: Context): Pr
         `the journal was damaged and is set aside as ${journal.setAside}: what stood in it is not known, so no slot was touched. Look at each slot in pg_replication_slots before its subscriber uses it`,
         EXIT.no,
       );
-    const done = finishedReport(journal.state);
-    if (done?.complete) return done;
+    const done = progress(journal.state);
+    if (done?.complete) return done.report;
     const link = new StandbyLink(
       config.standby.conn,
       linkOptionsOf(config, "finish", signal, (w) => log.warn(w)),
       true,
     );
     try {
-      const control = await link.control();
-      const { view } = await observeStandby(control);
-      assertSameCluster(journal.state, view.systemIdentifier, config);
+      const control = await afterPredecessor(() => link.control(), signal);
       if (journal.state.observedAt === 0)
         log.warn(
           `the journal in ${config.stateDirectory} has never seen a primary of this node: there is nothing to finish. If a sidecar was at work here, check state_directory`,
@@ -171,19 +178,6 @@ async function finishHolding({ lock, journal }: HeldState, context: Context): Pr
   } finally {
     await lock.release();
   }
-}
-
-function assertSameCluster(journal: JournalState, systemIdentifier: string, config: Config): void {
-  if (journal.systemIdentifier === null || journal.systemIdentifier === systemIdentifier) return;
-  throw new CommandError(
-    `state_directory (${config.stateDirectory}) holds the journal of another cluster (system identifier ${journal.systemIdentifier}, this server has ${systemIdentifier}): nothing was done; correct state_directory or standby.dsn`,
-    EXIT.no,
-  );
-}
-
-/** The report of the promotion that has made this node the primary it is, or null. */
-function finishedReport(journal: JournalState | null): FinishReport | null {
-  return journal?.phase === "primary" ? journal.finish : null;
 }
 
 /** Waits until the server is out of recovery. Throws CommandError when it is a standby that nobody promotes, or time is up. */

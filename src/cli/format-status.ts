@@ -55,7 +55,7 @@ export function formatStatus(shown: Shown, now: number, paint: Paint): string {
 }
 
 /** The slots, and under them why those are not ready that are not. */
-export function formatSlots(slots: readonly SlotStatus[], now: number, paint: Paint): string {
+function formatSlots(slots: readonly SlotStatus[], now: number, paint: Paint): string {
   const details = slots
     .filter((slot) => !isFailoverReady(slot.protection) && slot.detail !== null)
     .map((slot) => `${printable(`${slot.name}: ${slot.detail}`)}\n`);

@@ -101,7 +101,7 @@ Examples:
 }
 
 /** Commander suggests what is spelt nearly the same; this adds what is called otherwise elsewhere, or is further off. */
-export function withSuggestion(text: string, program: Command): string {
+function withSuggestion(text: string, program: Command): string {
   const command = /unknown command '([^']+)'/.exec(text)?.[1];
   const option = /unknown option '([^']+)'/.exec(text)?.[1];
   const otherWord = command && OTHER_WORDS.get(command.toLowerCase());

@@ -5,21 +5,17 @@ import type { LoadedConfig } from "../config/load.ts";
 import { type HttpServer, startHttp } from "../http/server.ts";
 import { StatusBoard } from "../http/status-board.ts";
 import { createLogger } from "../log/logger.ts";
-import { sleep } from "../pg/sleep.ts";
 import { quietMs } from "../sync/from-config.ts";
-import { StandbyLockedError } from "../sync/links.ts";
 import { runLoop } from "../sync/loop.ts";
-import type { Sidecar } from "../sync/sidecar.ts";
 import { EXIT } from "./exit.ts";
+import { afterPredecessor } from "./predecessor.ts";
 import { settingsOf, standbyName, standbyTarget } from "./settings.ts";
 import { buildSidecar, holdState } from "./state.ts";
-import { type Stopping, stopOnSignals } from "./stopping.ts";
+import { stopOnSignals } from "./stopping.ts";
 import { ownVersion } from "./version.ts";
 
 /** A graceful end that takes longer than this is forced. */
 const STOP_WITHIN_MS = 10_000;
-/** So long the lock on the standby may still be held by the session of a predecessor that was killed. */
-const PREDECESSOR_MS = 5_000;
 
 export function addRun(program: Command, setExit: (code: number) => void): void {
   program
@@ -80,7 +76,9 @@ async function run({ config, warnings }: LoadedConfig): Promise<number> {
         },
         `pg-slotsync ${ownVersion()} for the standby ${standbyTarget(config)}, journal in ${config.stateDirectory}${http ? `, HTTP on ${http.address}` : ""}`,
       );
-      await runUnlessDoubled(sidecar, stopping);
+      await afterPredecessor(() => runLoop(sidecar), stopping.signal).catch((error: unknown) => {
+        if (!stopping.signal.aborted) throw error;
+      });
     } finally {
       await Promise.all([sidecar.close(), http?.close()]);
     }
@@ -101,18 +99,4 @@ async function maybeStartHttp(
   const { listen } = config.http;
   if (listen === undefined) return null;
   return startHttp({ listen, board, standby: standbyName(config), version: ownVersion(), log });
-}
-
-/** The server drops a killed predecessor's lock when it notices that the session is gone, which may take a moment. */
-async function runUnlessDoubled(sidecar: Sidecar, stopping: Stopping): Promise<void> {
-  const until = Date.now() + PREDECESSOR_MS;
-  for (;;) {
-    try {
-      return await runLoop(sidecar);
-    } catch (error) {
-      if (!(error instanceof StandbyLockedError) || Date.now() > until) throw error;
-      await sleep(250, stopping.signal);
-      if (stopping.signal.aborted) return;
-    }
-  }
 }

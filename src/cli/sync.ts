@@ -16,6 +16,7 @@ import type { Sidecar } from "../sync/sidecar.ts";
 import { CommandError, EXIT } from "./exit.ts";
 import { formatStatus } from "./format-status.ts";
 import type { Output } from "./output.ts";
+import { afterPredecessor } from "./predecessor.ts";
 import { configOf, parseSeconds, standbyName } from "./settings.ts";
 import { Settling } from "./settling.ts";
 import { buildSidecar, holdState } from "./state.ts";
@@ -141,7 +142,8 @@ async function settle(
   log: Logger,
 ): Promise<void> {
   const { signal } = sidecar.options;
-  const look = await observeStandby(await sidecar.standby.control());
+  const control = await afterPredecessor(() => sidecar.standby.control(), signal);
+  const look = await observeStandby(control);
   if (!look.view.inRecovery) throw notAStandby();
   sidecar.lastLook = look;
   const settling = new Settling();

@@ -184,7 +184,7 @@ export function noteDone(journal: JournalState, action: Action): JournalState {
     case "create_guard": {
       const guard = next.guards[action.databaseOid];
       if (guard?.name === action.guard) next.guards[action.databaseOid] = { ...guard, state: "owned" };
-      return next;
+      return withPlugin(next, GUARD_PLUGIN);
     }
     case "advance":
     case "replace":
@@ -213,6 +213,9 @@ function leavesNoTrace(journal: JournalState, action: Action): boolean {
       );
   }
 }
+
+/** What guards are made with: it has loaded when one is there. */
+const GUARD_PLUGIN = "pgoutput";
 
 type Draft = Omit<JournalState, "slots"> & { slots: Map<string, SlotRecord> };
 

@@ -288,11 +288,13 @@ function decideMissing(
     };
   if (!journal.plugins.includes(slot.plugin)) {
     // a guard covers a slot only if its plugin loads here: else materialising it after a promotion would fail
-    decision.verdict = waiting(
-      "plugin_missing",
-      memory.backoff.get(pluginBackoffKey(slot.plugin))?.detail ??
-        `not known yet whether output plugin "${slot.plugin}" loads on this standby`,
-    );
+    const refused = memory.backoff.get(pluginBackoffKey(slot.plugin));
+    decision.verdict = refused
+      ? waiting(refused.reason, refused.detail)
+      : waiting(
+          "plugin_unproven",
+          `whether output plugin "${slot.plugin}" loads on this standby is being tried`,
+        );
     if (!decision.create && database.guard && mayTry(pluginBackoffKey(slot.plugin), memory))
       decision.probe = {
         kind: "probe_plugin",

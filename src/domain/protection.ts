@@ -8,6 +8,7 @@ export type Reason =
   | "catalog_rows_unproven"
   | "database_missing"
   | "plugin_missing"
+  | "plugin_unproven"
   | "prepared_transactions_pending"
   | "permission_denied"
   | "too_many_slots"

@@ -16,6 +16,7 @@ const REASONS = {
   catalog_rows_unproven: 0,
   database_missing: 0,
   plugin_missing: 0,
+  plugin_unproven: 0,
   prepared_transactions_pending: 0,
   permission_denied: 0,
   too_many_slots: 0,

@@ -277,7 +277,7 @@ const CASES: Case[] = [
     here: [guard(800)],
     standby: { replayLsn: lsn(800) },
     actions: ["probe_plugin wal2json"],
-    x: "waiting(plugin_missing)",
+    x: "waiting(plugin_unproven)",
   },
   {
     claim: "33 a slot in a database that is not here yet waits for it",
