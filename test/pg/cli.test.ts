@@ -114,6 +114,11 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
     expect(table.stdout).toMatch(/^app +postgres +synced +- +\d+ B +\d+ s$/m);
     expect(table.stdout).toContain(`sidecar: process ${running.pid} on `);
     expect(table.stdout).not.toContain("\u001b");
+    const watch = startCli(["status", "-c", config.file, "--watch", "--json"]);
+    await eventually(() => watch.log.length >= 2, { what: "two looks" });
+    watch.kill("SIGINT");
+    expect(await watch.ended).toMatchObject({ code: 0, stderr: "" });
+    expect(watch.log[1]).toMatchObject({ ready: true });
 
     running.kill("SIGTERM");
     expect(await running.ended).toMatchObject({ code: 0, signal: null, stderr: "" });
@@ -162,7 +167,10 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
   test("when the primary is dead, check answers from the journal: 0 with a sidecar, 2 when nobody has looked since", async () => {
     const { primary, standby } = await startCluster({ major });
     await createLogicalSlot(primary, "app");
-    const config = writeConfig(standby);
+    const config = writeConfig(standby, {
+      nap: { min_ms: 100, max_ms: 500 },
+      timeouts: { connect_ms: 700, statement_ms: 1_000, answer_ms: 1_200 },
+    });
     const running = await runUntilReady(config, primary);
     await primary.kill();
     await running.logged(/the primary does not answer/);
@@ -336,7 +344,26 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
     expect(JSON.parse((await cli(["finish", "-c", config.file, "--json"])).stdout)).toEqual(gapReport);
   });
 
-  test("finish touches nothing with another cluster's journal, or a damaged one", async () => {
+  test("finish on a primary that never was a standby has nothing to do, with a sidecar and without", async () => {
+    const { primary } = await startCluster({ major, standbys: 0 });
+    await createLogicalSlot(primary, "app");
+    const before = await slotsOf(primary);
+    const config = writeConfig(primary);
+    const running = startCli(["run", "-c", config.file]);
+    const waited = await cli(["finish", "-c", config.file]);
+    expect(waited).toMatchObject({ code: 0, stdout: expect.stringMatching(/^nothing to finish/) });
+    running.kill("SIGTERM");
+    expect(await running.ended).toMatchObject({ code: 0 });
+    expect(await cli(["finish", "-c", config.file])).toMatchObject({ code: 0, stdout: waited.stdout });
+    const fresh = writeConfig(primary);
+    expect(await cli(["finish", "-c", fresh.file])).toMatchObject({
+      code: 0,
+      stderr: expect.stringContaining("check state_directory"),
+    });
+    expect(await slotsOf(primary)).toEqual(before);
+  });
+
+  test("finish and run touch nothing with another cluster's journal, or a damaged one", async () => {
     const [ours, other] = await Promise.all([startCluster({ major }), startCluster({ major, fresh: true })]);
     await createLogicalSlot(ours.primary, "app");
     const config = writeConfig(ours.standby);
@@ -349,6 +376,11 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
       stderr: expect.stringContaining("the journal of another cluster"),
     });
     expect(await slotsOf(other.primary)).toEqual(theirs);
+    const running = startCli(["run", "-c", config.file, "--set", `standby.dsn=${other.primary.dsn()}`]);
+    await running.logged(/the journal of another cluster/);
+    expect(await slotsOf(other.primary)).toEqual(theirs);
+    running.kill("SIGTERM");
+    expect(await running.ended).toMatchObject({ code: 0 });
 
     await ours.primary.kill();
     ours.standby.promote();
