@@ -27,12 +27,26 @@ const TASKS = {
 let child;
 
 // Whoever stops npm means what it runs. We end when the child has, so that its clean-up is over when we are gone.
+function stop(name) {
+  if (!child) process.exit(128 + os.constants.signals[name]);
+  child.kill(name);
+}
 for (const name of ["SIGINT", "SIGTERM", "SIGHUP"]) {
   process.on(name, () => {
-    if (!child) process.exit(128 + os.constants.signals[name]);
     // Ctrl-C has reached the child already: the terminal sends it to all of us, and a second one forces
-    if (name !== "SIGINT" || !process.stdin.isTTY) child.kill(name);
+    if (child === undefined || name !== "SIGINT" || !process.stdin.isTTY) stop(name);
   });
+}
+
+// npm runs us through a shell, and some shells die of a SIGTERM without passing it on: our parent is then another one
+if (process.env.npm_lifecycle_event !== undefined) {
+  const parent = process.ppid;
+  const watch = setInterval(() => {
+    if (process.ppid === parent) return;
+    clearInterval(watch);
+    stop("SIGTERM");
+  }, 200);
+  watch.unref();
 }
 
 /** Runs a program, and resolves with its exit code; 128 and the signal's number when one ended it. */
