@@ -8,7 +8,7 @@ import type { PrimaryView, StandbyView } from "./observation.ts";
 import { isOurs } from "./ownership.ts";
 import type { Plan } from "./plan.ts";
 import { isFailoverReady } from "./protection.ts";
-import { type PrimarySlot, sameIdentity, slotNamed } from "./slot.ts";
+import { type PrimarySlot, type SlotIdentity, sameIdentity, slotNamed } from "./slot.ts";
 
 export interface Observed {
   primary: PrimaryView;
@@ -58,8 +58,7 @@ function noteSlot(known: SlotRecord | undefined, slot: PrimarySlot, seen: Observ
     twoPhase: ours ? known.twoPhase : slot.twoPhase,
     state: ours ? "owned" : settledState(known, local !== undefined),
     maxTarget: known?.maxTarget ?? null,
-    primaryConfirmedFlushLsn:
-      slot.confirmedFlushLsn ?? (known && sameIdentity(known, slot) ? known.primaryConfirmedFlushLsn : null),
+    primaryConfirmedFlushLsn: positionFor(ours ? known : slot, slot, known),
     primaryRestartLsn: slot.restartLsn,
     seenAt: seen.now,
     absentSince: null,
@@ -71,6 +70,21 @@ function noteSlot(known: SlotRecord | undefined, slot: PrimarySlot, seen: Observ
     since: seen.now,
   };
   return withVerdict(record, known, seen);
+}
+
+/**
+ * The primary's position, for a slot of this identity. Null while ours is another one than the primary's: after a promotion it is
+ * dropped, and must not be made anew with the plugin or the two_phase of before (I5, I6).
+ */
+function positionFor(
+  identity: SlotIdentity,
+  slot: PrimarySlot,
+  known: SlotRecord | undefined,
+): SlotRecord["primaryConfirmedFlushLsn"] {
+  if (!sameIdentity(identity, slot)) return null;
+  return (
+    slot.confirmedFlushLsn ?? (known && sameIdentity(known, slot) ? known.primaryConfirmedFlushLsn : null)
+  );
 }
 
 /** A name that is taken by a slot that is not ours keeps what the journal knew of it; a free one has nothing of ours. */
