@@ -26,7 +26,7 @@ export interface Evidence {
   unanswered: ReadonlySet<number>;
 }
 
-export interface SlotVerdict extends SlotEvidence {
+interface SlotVerdict extends SlotEvidence {
   /** Rows of the new primary that did not arrive. */
   missing: number;
   /** Rows that arrived more than once, each further time counted. */

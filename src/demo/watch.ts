@@ -11,7 +11,7 @@ import { sleep } from "../pg/sleep.ts";
 import type { PgServer } from "../sandbox/server.ts";
 import type { SidecarProcess } from "./sidecar-process.ts";
 
-export interface WatchedSlot extends SlotStatus {
+interface WatchedSlot extends SlotStatus {
   /** WAL on the primary that the slot's reader has not confirmed. */
   unreadBytes: number | null;
 }
