@@ -18,6 +18,8 @@ export interface TestSidecar {
   stateDirectory: string;
   /** The newest status; null before the first cycle. */
   readonly status: Status | null;
+  /** Every status so far. */
+  readonly history: readonly Status[];
   /** The sentences logged so far. */
   readonly log: string[];
   /** Waits until the status fits. */
@@ -57,6 +59,7 @@ export async function startSidecar(
   const stopping = new AbortController();
   const log: string[] = [];
   let status: Status | null = null;
+  const history: Status[] = [];
   const sidecar = new Sidecar({
     selection: { include: [{ nameLike: "%" }], exclude: [] },
     policy: { guardDatabases: "auto", duty: 0.05 },
@@ -74,6 +77,7 @@ export async function startSidecar(
     signal: stopping.signal,
     onStatus: (next) => {
       status = next;
+      history.push(next);
     },
   });
   let failure: unknown = null;
@@ -102,6 +106,7 @@ export async function startSidecar(
       return status;
     },
     log,
+    history,
     until,
     untilSlot: (name, ...protections) =>
       until(`slot "${name}" ${protections.join("/") || "ready"}`, ({ slots }) =>

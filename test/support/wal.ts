@@ -44,3 +44,23 @@ export async function switchSegments(primary: PgServer, count: number): Promise<
     await primary.query("select pg_catalog.pg_switch_wal()");
   }
 }
+
+/** Has the standby receive WAL and not replay it; resolves when it has stopped. */
+export async function pauseReplay(standby: PgServer): Promise<void> {
+  await standby.query("select pg_catalog.pg_wal_replay_pause()");
+  const sql = "select pg_catalog.pg_get_wal_replay_pause_state() = 'paused' as paused";
+  await eventually(async () => (await standby.query<{ paused: boolean }>(sql))[0]?.paused, {
+    what: `"${standby.name}" to stop replaying`,
+    intervalMs: 5,
+  });
+}
+
+/** Lets it go on. */
+export async function resumeReplay(standby: PgServer): Promise<void> {
+  await standby.query("select pg_catalog.pg_wal_replay_resume()");
+}
+
+/** Writes this much WAL that nobody decodes. */
+export async function writeWal(primary: PgServer, bytes: number): Promise<void> {
+  await primary.query("select pg_catalog.pg_logical_emit_message(false, 'filler', repeat('x', $1))", [bytes]);
+}
