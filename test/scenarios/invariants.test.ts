@@ -331,7 +331,7 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
     const session = await sessionOn(standby);
     const before = await slotsOf(standby);
     const to = await positionOf(standby, "ours");
-    const base = { slot: "ours", database: "postgres", databaseOid: 5, plugin: "test_decoding", to };
+    const base = { slot: "ours", database: "postgres", databaseOid: 5, plugin: "test_decoding", at: to, to };
     const none = async () => {};
     const holds = new HoldKeeper(() => sessionOn(standby));
     const create = async (replaces: boolean) => {
