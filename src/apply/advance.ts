@@ -3,7 +3,7 @@ import type { Action } from "../domain/action.ts";
 import { formatLsn } from "../domain/lsn.ts";
 import type { PgSession } from "../pg/session.ts";
 import { ADVANCE_SLOTS, advanceSlot, type Role } from "../pg/sql.ts";
-import { expectDone, type Outcome, WrongRoleError } from "./errors.ts";
+import { expectDone, type Outcome, SlotMovedError, WrongRoleError } from "./errors.ts";
 
 type Advance = Extract<Action, { kind: "advance" }>;
 
@@ -11,18 +11,16 @@ type Advance = Extract<Action, { kind: "advance" }>;
 export async function advanceSlots(session: PgSession, actions: readonly Advance[]): Promise<Outcome[]> {
   try {
     const names = actions.map((action) => action.slot);
+    const seen = actions.map((action) => formatLsn(action.at));
     const positions = actions.map((action) => formatLsn(action.to));
     const what = `advancing ${actions.length} slot(s)`;
     const rows = await session.query<{ name: string; done: string | null }>(
       ADVANCE_SLOTS,
-      [names, positions],
+      [names, seen, positions],
       { what },
     );
     const done = new Map(rows.map((row) => [row.name, row.done]));
-    return actions.map((action) => ({
-      action,
-      error: done.get(action.slot) ? null : new WrongRoleError(`${what}: the server's role has changed`),
-    }));
+    return actions.map((action) => ({ action, error: done.get(action.slot) ? null : whyNot(action, done) }));
   } catch (error) {
     if (!session.usable || actions.length === 1) return actions.map((action) => ({ action, error }));
   }
@@ -31,9 +29,16 @@ export async function advanceSlots(session: PgSession, actions: readonly Advance
   return outcomes;
 }
 
+function whyNot({ slot }: Advance, done: ReadonlyMap<string, string | null>): Error {
+  return done.has(slot)
+    ? new WrongRoleError(`advancing slot "${slot}": the server's role has changed`)
+    : new SlotMovedError(`advancing slot "${slot}": it is not where it was seen any more`);
+}
+
 async function failureOfOne(session: PgSession, action: Advance): Promise<unknown> {
   try {
-    await advanceOne(session, "standby", action.slot, formatLsn(action.to));
+    const [outcome] = await advanceSlots(session, [action]);
+    if (outcome?.error) throw outcome.error;
     return null;
   } catch (error) {
     return error;

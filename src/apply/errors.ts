@@ -2,6 +2,7 @@
 import type { Action } from "../domain/action.ts";
 import type { Reason } from "../domain/protection.ts";
 import { describeError, isPgError, SQLSTATE } from "../pg/errors.ts";
+import { MOVED } from "../pg/sql.ts";
 
 export interface Outcome {
   action: Action;
@@ -30,6 +31,17 @@ export function expectDone(rows: readonly { done: string | null }[], what: strin
   const done = rows[0]?.done;
   if (done === null || done === undefined) throw new WrongRoleError(`${what}: the server's role has changed`);
   return done;
+}
+
+/** The slot is not where it was seen: somebody else has had a hand on it, and nothing has been done. The next look settles it. */
+export class SlotMovedError extends Error {
+  override readonly name = "SlotMovedError";
+}
+
+/** Like {@link expectDone}; throws SlotMovedError when the statement found the slot elsewhere. */
+export function expectUnmoved(rows: readonly { done: string | null }[], what: string): void {
+  if (expectDone(rows, what) === MOVED)
+    throw new SlotMovedError(`${what}: it is not where it was seen any more`);
 }
 
 /** The reason shown for a failed action. SQLSTATEs decide, never texts. */

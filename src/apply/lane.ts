@@ -5,7 +5,7 @@ import { workName } from "../domain/names.ts";
 import type { PgSession } from "../pg/session.ts";
 import { advanceSlots } from "./advance.ts";
 import { createSlots } from "./create.ts";
-import { dropOwnSlot } from "./drop.ts";
+import { dropFailoverSlot, dropOwnSlot } from "./drop.ts";
 import { type Outcome, WrongRoleError } from "./errors.ts";
 import { advanceGuard } from "./guard.ts";
 import type { HoldKeeper } from "./hold.ts";
@@ -108,6 +108,7 @@ async function runOne(
     case "replace":
       return replaceSlot(await context.session(), action);
     case "drop":
+      return dropFailoverSlot(await context.session(), action);
     case "drop_leftover":
       return dropOwnSlot(await context.session(), "standby", action.slot);
     case "create_guard":

@@ -33,7 +33,8 @@ Examples:
       try {
         // only here: nobody else needs what runs servers
         const { runDemo } = await import("../demo/run.ts");
-        setExit(await runDemo({ major: pg, keep, signal: stopping.signal }));
+        const code = await runDemo({ major: pg, keep, signal: stopping.signal });
+        setExit(stopping.signal.aborted ? signalExit(stopping) : code);
       } finally {
         stopping.release();
       }

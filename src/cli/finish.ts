@@ -10,7 +10,7 @@ import { createLogger } from "../log/logger.ts";
 import { observeStandby } from "../observe/standby.ts";
 import { ConnectError, describeError, SessionLostError, sqlStateOf } from "../pg/errors.ts";
 import { sleep } from "../pg/sleep.ts";
-import { finishPromotion } from "../sync/finish.ts";
+import { finishOnce } from "../sync/finish.ts";
 import { linkOptionsOf } from "../sync/from-config.ts";
 import { StandbyLink } from "../sync/links.ts";
 import { CommandError, EXIT } from "./exit.ts";
@@ -150,8 +150,6 @@ async function finishHolding({ lock, journal }: HeldState, context: Context): Pr
         `the journal was damaged and is set aside as ${journal.setAside}: what stood in it is not known, so no slot was touched. Look at each slot in pg_replication_slots before its subscriber uses it`,
         EXIT.no,
       );
-    const done = progress(journal.state);
-    if (done?.complete) return done.report;
     const link = new StandbyLink(
       config.standby.conn,
       linkOptionsOf(config, "finish", signal, (w) => log.warn(w)),
@@ -163,7 +161,7 @@ async function finishHolding({ lock, journal }: HeldState, context: Context): Pr
         log.warn(
           `the journal in ${config.stateDirectory} has never seen a primary of this node: there is nothing to finish. If a sidecar was at work here, check state_directory`,
         );
-      return await finishPromotion({
+      return await finishOnce({
         control,
         open: (database) => link.open(database, "finish", true),
         connections: config.finish.connections,

@@ -2,7 +2,10 @@ import { assertNever } from "./assert-never.ts";
 import type { Lsn } from "./lsn.ts";
 import { formatLsn } from "./lsn.ts";
 
-/** One thing to do on the standby. Data only: a dry run prints the same list that apply executes. */
+/**
+ * One thing to do on the standby. Data only: a dry run prints the same list that apply executes. `at` is where the slot was seen to
+ * stand: one that somebody has put in its place in the meantime stands elsewhere, and is left alone (I7).
+ */
 export type Action =
   /** Create the guard of a database; runs beside the cycle, for it waits for a running-xacts record. */
   | { kind: "create_guard"; database: string; databaseOid: number; guard: string }
@@ -24,7 +27,7 @@ export type Action =
       to: Lsn;
     }
   /** Move our slot forward by decoding. */
-  | { kind: "advance"; slot: string; database: string; databaseOid: number; to: Lsn }
+  | { kind: "advance"; slot: string; database: string; databaseOid: number; at: Lsn; to: Lsn }
   /** Move our slot forward by dropping it and copying the guard, which stands at `to` (G4). */
   | {
       kind: "replace";
@@ -33,10 +36,11 @@ export type Action =
       databaseOid: number;
       plugin: string;
       guard: string;
+      at: Lsn;
       to: Lsn;
     }
   /** Drop our slot. */
-  | { kind: "drop"; slot: string; database: string; databaseOid: number; why: string }
+  | { kind: "drop"; slot: string; database: string; databaseOid: number; at: Lsn; why: string }
   /** Drop a slot we made for ourselves. */
   | { kind: "drop_leftover"; slot: string; database: string; databaseOid: number };
 

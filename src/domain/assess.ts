@@ -50,6 +50,7 @@ export function assessLive(input: AssessInput, primary: PrimaryView): Assessment
     standby,
     chosen: judged.chosen,
     plan: { ...judged.plan, verdicts },
+    busy: new Set(),
     problems: [],
     now,
   });
@@ -89,10 +90,11 @@ export function assessFromJournal(input: AssessInput, whyNot: string): Assessmen
   if (stale) problems.push({ code: "journal_stale", severity: "stop", message: `${stale}; ${whyNot}` });
   else problems.push({ code: "primary_unreachable", severity: "warning", message: whyNot });
 
+  const remembered = [...journal.slots.values()].filter((record) => !record.obsolete);
   const { verdicts } = plan({
     primary: lastPrimary(journal, standby),
     standby,
-    chosen: [...journal.slots.values()].map(asPrimarySlot),
+    chosen: remembered.map(asPrimarySlot),
     journal,
     policy,
     memory: memoryFrom(journal, now),
@@ -193,7 +195,7 @@ function asPrimarySlot(record: SlotRecord): PrimarySlot {
     restartLsn: record.primaryRestartLsn,
     confirmedFlushLsn: record.primaryConfirmedFlushLsn,
     catalogXmin: null,
-    invalidation: null,
+    invalidation: record.primaryInvalidation,
   };
 }
 

@@ -7,7 +7,7 @@ import { shareDecodes } from "./finish-share.ts";
 import type { JournalState, SlotRecord } from "./journal.ts";
 import { bytesBetween, formatLsn, type Lsn, minLsn } from "./lsn.ts";
 import { holdName } from "./names.ts";
-import { isOurs } from "./ownership.ts";
+import { isOurs, originalOf, whyUnsafe } from "./ownership.ts";
 import { type StandbySlot, sameIdentity, slotNamed } from "./slot.ts";
 
 /** One thing to do on the new primary. */
@@ -67,6 +67,8 @@ export interface FinishReport {
   durationMs: number;
   /** The end of the WAL that this node took over from the old primary. */
   endOfWalLsn: string | null;
+  /** The timeline that the promotion began, or null when the server did not say. */
+  timeline: number | null;
   /** False when something is left that another `slotsync finish` may mend. */
   complete: boolean;
   slots: FinishedSlot[];
@@ -86,26 +88,33 @@ export function planFinish(input: FinishInput): FinishStep[] {
 
 function finishSlot(record: SlotRecord, input: FinishInput): FinishStep {
   const local = slotNamed(input.slots, record.name);
+  if (!local)
+    return record.obsolete
+      ? none(record, "it was no failover slot any more")
+      : materialise(record, input, null);
+  if (!isOurs(local, record) || local.confirmedFlushLsn === null) return leaveForeign(record, local);
   const confirmed = record.primaryConfirmedFlushLsn;
-  if (!local) return materialise(record, input, null);
-  if (!isOurs(local, record)) return leaveForeign(record, local);
+  const unsafe = record.obsolete ? "it was no failover slot any more" : whyUnsafe(originalOf(record), local);
   if (local.activePid !== null)
     return {
       kind: "leave",
       record,
       outcome: "in_use",
       position: local.confirmedFlushLsn,
-      why: `process ${local.activePid} is reading it already; it may receive changes again that it has confirmed`,
+      why: `process ${local.activePid} is reading it already; ${unsafe ? `CHANGES MAY BE SKIPPED, for ${unsafe}` : "it may receive changes again that it has confirmed"}`,
     };
-  const unsafe = whyUnsafe(record, local);
-  if (unsafe) {
-    const step = materialise(record, input, unsafe);
-    return step.kind === "materialise" ? step : { kind: "drop", record, why: unsafe };
+  if (unsafe || confirmed === null) {
+    const why = unsafe ?? "the old primary's slot was being made anew";
+    const step = record.obsolete ? none(record, why) : materialise(record, input, why);
+    return step.kind === "materialise" ? step : { kind: "drop", record, why };
   }
-  const position = local.confirmedFlushLsn as Lsn;
-  const to = confirmed === null ? position : minLsn(confirmed, input.endOfWal);
-  if (position >= to) return { kind: "keep", record, position };
-  return { kind: "advance", record, restart: local.restartLsn ?? position, to };
+  const to = minLsn(confirmed, input.endOfWal);
+  if (local.confirmedFlushLsn >= to) return { kind: "keep", record, position: local.confirmedFlushLsn };
+  return { kind: "advance", record, restart: local.restartLsn ?? local.confirmedFlushLsn, to };
+}
+
+function none(record: SlotRecord, why: string): FinishStep {
+  return { kind: "none", record, why };
 }
 
 function leaveForeign(record: SlotRecord, local: StandbySlot): FinishStep {
@@ -113,7 +122,8 @@ function leaveForeign(record: SlotRecord, local: StandbySlot): FinishStep {
   const movedOn =
     record.state === "owned" &&
     record.reason !== "name_conflict" &&
-    sameIdentity(local, record) &&
+    record.ours !== null &&
+    sameIdentity(local, record.ours) &&
     !local.temporary;
   return {
     kind: "leave",
@@ -124,25 +134,15 @@ function leaveForeign(record: SlotRecord, local: StandbySlot): FinishStep {
   };
 }
 
-function whyUnsafe(record: SlotRecord, local: StandbySlot): string | null {
-  if (record.unsafe !== null) return record.unsafe;
-  if (local.invalidation !== null) return `this node has invalidated it (${local.invalidation})`;
-  const confirmed = record.primaryConfirmedFlushLsn;
-  if (confirmed !== null && local.confirmedFlushLsn !== null && local.confirmedFlushLsn > confirmed)
-    return `it is ahead of the position last seen on the old primary (${formatLsn(local.confirmedFlushLsn)} > ${formatLsn(confirmed)})`;
-  return null;
-}
-
 /** G2: from a guard, or from a hold that is still there, at or behind the exact position. */
 function materialise(record: SlotRecord, input: FinishInput, dropFirst: string | null): FinishStep {
-  const none = (why: string): FinishStep => ({ kind: "none", record, why });
   const confirmed = record.primaryConfirmedFlushLsn;
-  if (confirmed === null) return none("its creation on the old primary had not finished");
-  if (record.twoPhase || record.reason === "slot_invalidated")
-    return none(record.detail ?? "it was not protected");
+  if (confirmed === null) return none(record, "its creation on the old primary had not finished");
+  if (record.twoPhase || record.primaryInvalidation !== null)
+    return none(record, record.detail ?? "it was not protected");
   const to = minLsn(confirmed, input.endOfWal);
   const source = sourceFor(input, record.databaseOid, to);
-  if (!source) return none(record.detail ?? "no guard of this node reaches back to its position");
+  if (!source) return none(record, record.detail ?? "no guard of this node reaches back to its position");
   return { kind: "materialise", record, from: source.name, to, dropFirst, outcome: "materialised" };
 }
 

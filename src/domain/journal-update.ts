@@ -14,7 +14,9 @@ export interface Observed {
   primary: PrimaryView;
   standby: StandbyView;
   chosen: readonly PrimarySlot[];
-  plan: Pick<Plan, "verdicts" | "spared" | "unsafe">;
+  plan: Pick<Plan, "verdicts" | "spared">;
+  /** Databases in which something of ours was at work at any time since the look began: what is missing there may just be coming. */
+  busy: ReadonlySet<number>;
   problems: readonly string[];
   now: number;
 }
@@ -47,61 +49,57 @@ export function noteObservation(journal: JournalState, seen: Observed): JournalS
 }
 
 function noteSlot(known: SlotRecord | undefined, slot: PrimarySlot, seen: Observed): SlotRecord {
-  const local = slotNamed(seen.standby.slots, slot.name);
-  const ours = known !== undefined && local !== undefined && isOurs(local, known);
   const record: SlotRecord = {
     name: slot.name,
     database: slot.database,
-    // while ours is here, the record describes ours: it is dropped before the primary's new identity is taken over (I5)
-    databaseOid: ours ? known.databaseOid : slot.databaseOid,
-    plugin: ours ? known.plugin : slot.plugin,
-    twoPhase: ours ? known.twoPhase : slot.twoPhase,
-    state: ours ? "owned" : settledState(known, local !== undefined),
-    maxTarget: known?.maxTarget ?? null,
-    primaryConfirmedFlushLsn: positionFor(ours ? known : slot, slot, known),
+    databaseOid: slot.databaseOid,
+    plugin: slot.plugin,
+    twoPhase: slot.twoPhase,
+    ...settle(known, seen),
+    primaryConfirmedFlushLsn: slot.confirmedFlushLsn,
     primaryRestartLsn: slot.restartLsn,
+    primaryInvalidation: slot.invalidation,
     seenAt: seen.now,
     absentSince: null,
+    obsolete: false,
     protection: "waiting",
     reason: null,
     detail: null,
     failure: known?.failure ?? null,
-    unsafe: seen.plan.unsafe.get(slot.name) ?? null,
     since: seen.now,
   };
   return withVerdict(record, known, seen);
 }
 
+type Ownership = Pick<SlotRecord, "state" | "ours" | "bornAt" | "maxTarget">;
+
 /**
- * The primary's position, for a slot of this identity. Null while ours is another one than the primary's: after a promotion it is
- * dropped, and must not be made anew with the plugin or the two_phase of before (I5, I6).
+ * What is ours, after this look. A slot that is missing is given up only when nothing of ours is at work in its database, and a copy
+ * that is on its way never is: a killed sidecar's statement may end after its successor has looked.
  */
-function positionFor(
-  identity: SlotIdentity,
-  slot: PrimarySlot,
-  known: SlotRecord | undefined,
-): SlotRecord["primaryConfirmedFlushLsn"] {
-  if (!sameIdentity(identity, slot)) return null;
-  return (
-    slot.confirmedFlushLsn ?? (known && sameIdentity(known, slot) ? known.primaryConfirmedFlushLsn : null)
-  );
+function settle(known: SlotRecord | undefined, seen: Observed): Ownership {
+  if (!known) return { state: "seen", ours: null, bornAt: [], maxTarget: null };
+  const { state, ours, bornAt, maxTarget } = known;
+  const local = slotNamed(seen.standby.slots, known.name);
+  if (local && isOurs(local, known) && local.confirmedFlushLsn !== null)
+    return { state: "owned", ours, bornAt: [], maxTarget: furthest(maxTarget, local.confirmedFlushLsn) };
+  const mayCome = state === "creating" || (ours !== null && seen.busy.has(ours.databaseOid));
+  if (local || mayCome) return { state, ours, bornAt, maxTarget };
+  return { state: "seen", ours: null, bornAt: [], maxTarget };
 }
 
-/** A name that is taken by a slot that is not ours keeps what the journal knew of it; a free one has nothing of ours. */
-function settledState(known: SlotRecord | undefined, taken: boolean): SlotRecord["state"] {
-  return known && taken ? known.state : "seen";
-}
+/** A copy on its way that has not come in this time will not. */
+const STATEMENTS_END_WITHIN_MS = 600_000;
 
 function noteAbsent(record: SlotRecord, seen: Observed): SlotRecord | null {
+  const spared = seen.plan.spared.has(record.name);
+  const ownership = settle(record, seen);
+  const absentSince = record.absentSince ?? seen.now;
+  const overdue = ownership.state === "creating" && seen.now - absentSince > STATEMENTS_END_WITHIN_MS;
   const local = slotNamed(seen.standby.slots, record.name);
-  const ours = local !== undefined && isOurs(local, record);
-  if (!ours && !seen.plan.spared.has(record.name)) return null;
-  const kept = {
-    ...record,
-    state: ours ? ("owned" as const) : ("seen" as const),
-    absentSince: record.absentSince ?? seen.now,
-  };
-  return withVerdict(kept, record, seen);
+  const foreign = local !== undefined && !isOurs(local, record);
+  if (!spared && (ownership.ours === null || overdue || foreign)) return null;
+  return withVerdict({ ...record, ...ownership, absentSince, obsolete: !spared }, record, seen);
 }
 
 function withVerdict(record: SlotRecord, known: SlotRecord | undefined, { plan, now }: Observed): SlotRecord {
@@ -116,7 +114,7 @@ function withVerdict(record: SlotRecord, known: SlotRecord | undefined, { plan, 
 function settleGuards(journal: JournalState, standby: StandbyView): JournalState["guards"] {
   const guards: JournalState["guards"] = {};
   for (const guard of Object.values(journal.guards)) {
-    const there = standby.slots.some((slot) => slot.name === guard.name && slot.confirmedFlushLsn !== null);
+    const there = (slotNamed(standby.slots, guard.name)?.confirmedFlushLsn ?? null) !== null;
     guards[guard.databaseOid] = there ? { ...guard, state: "owned" } : guard;
   }
   return guards;
@@ -127,26 +125,24 @@ export function noteIntents(journal: JournalState, actions: readonly Action[]): 
   const next = draftOf(journal);
   for (const action of actions) {
     switch (action.kind) {
-      case "create_guard": {
-        const former = next.guards[action.databaseOid];
-        if (former) next.leftovers = [...next.leftovers, former.name];
+      case "create_guard":
         next.guardSerial += 1;
         next.guards[action.databaseOid] = {
           name: action.guard,
           database: action.database,
           databaseOid: action.databaseOid,
           state: "creating",
+          maxTarget: null,
         };
+        break;
+      case "advance_guard": {
+        const guard = next.guards[action.databaseOid];
+        if (guard)
+          next.guards[action.databaseOid] = { ...guard, maxTarget: furthest(guard.maxTarget, action.to) };
         break;
       }
       case "create":
-        update(next, action.slot, (record) => ({
-          state: "creating",
-          maxTarget: action.to,
-          databaseOid: action.databaseOid,
-          plugin: action.plugin,
-          twoPhase: record.twoPhase,
-        }));
+        update(next, action.slot, (record) => beingBorn(record, action, action.to));
         break;
       case "advance":
       case "replace":
@@ -154,7 +150,6 @@ export function noteIntents(journal: JournalState, actions: readonly Action[]): 
         break;
       case "drop":
       case "drop_leftover":
-      case "advance_guard":
       case "create_hold":
       case "release_hold":
       case "probe_plugin":
@@ -165,6 +160,25 @@ export function noteIntents(journal: JournalState, actions: readonly Action[]): 
   }
   return next;
 }
+
+/** A copy of ours under the real name is about to come, at this position or at one of those tried before. */
+function beingBorn(
+  record: SlotRecord,
+  identity: Omit<SlotIdentity, "twoPhase">,
+  to: Lsn,
+): Partial<SlotRecord> {
+  // copying a slot does not copy two_phase (G5)
+  const ours = { databaseOid: identity.databaseOid, plugin: identity.plugin, twoPhase: false };
+  const again = record.state === "creating" && record.ours !== null && sameIdentity(record.ours, ours);
+  return {
+    state: "creating",
+    ours,
+    bornAt: [...(again ? record.bornAt : []), to].slice(-ATTEMPTS_KEPT),
+    maxTarget: to,
+  };
+}
+
+const ATTEMPTS_KEPT = 8;
 
 /** Records that an action on a slot failed; what it left behind, the next look at the standby settles. */
 export function noteFailure(
@@ -183,15 +197,14 @@ export function noteDone(journal: JournalState, action: Action): JournalState {
   const next = draftOf(journal);
   switch (action.kind) {
     case "create":
-      update(next, action.slot, () => ({ state: "owned", failure: null }));
+      update(next, action.slot, () => ({ state: "owned", bornAt: [], maxTarget: action.to, failure: null }));
       return withPlugin(next, action.plugin);
     case "probe_plugin":
       return withPlugin(next, action.plugin);
     case "drop":
-      update(next, action.slot, () => ({ state: "seen", unsafe: null }));
+      update(next, action.slot, () => ({ state: "seen", ours: null, bornAt: [] }));
       return next;
     case "drop_leftover":
-      next.leftovers = next.leftovers.filter((name) => name !== action.slot);
       for (const guard of Object.values(next.guards))
         if (guard.name === action.slot) delete next.guards[guard.databaseOid];
       return next;
@@ -270,7 +283,6 @@ export function startOver(journal: JournalState): JournalState {
     standbyFlushedLsn: null,
     primaryLostAt: null,
     guards: {},
-    leftovers: [...journal.leftovers, ...Object.values(journal.guards).map((guard) => guard.name)],
     slots: new Map(),
     problems: [],
     finish: null,
@@ -284,7 +296,7 @@ export function noteFinishIntents(journal: JournalState, steps: readonly FinishS
     if (step.kind === "advance")
       update(next, step.record.name, (record) => ({ maxTarget: furthest(record.maxTarget, step.to) }));
     if (step.kind === "materialise")
-      update(next, step.record.name, () => ({ state: "creating", maxTarget: step.to }));
+      update(next, step.record.name, (record) => beingBorn(record, record, step.to));
   }
   return next;
 }
@@ -300,14 +312,13 @@ export function noteFinish(
   const next = draftOf(noteFinishIntents(journal, steps));
   for (const step of steps)
     if (step.kind === "materialise" && !errors.get(step))
-      update(next, step.record.name, () => ({ state: "owned", unsafe: null }));
+      update(next, step.record.name, () => ({ state: "owned", bornAt: [], maxTarget: step.to }));
   const guards = Object.values(journal.guards).filter((guard) => !removed.includes(guard.name));
   return {
     ...next,
     phase: "primary",
     finish: report,
     problems: [],
-    leftovers: journal.leftovers.filter((name) => !removed.includes(name)),
     guards: Object.fromEntries(guards.map((guard) => [guard.databaseOid, guard])),
   };
 }

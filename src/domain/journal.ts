@@ -9,34 +9,42 @@ export interface GuardRecord {
   database: string;
   databaseOid: number;
   state: "creating" | "owned";
+  /** The furthest position it was ever moved to, or is being moved to right now: nothing before counts as covered by it (G2). */
+  maxTarget: Lsn | null;
 }
 
 /**
- * What is known of one failover slot.
+ * What is known of one failover slot. The identity is the primary's slot's: it is what would be made here.
  * - `seen`: on the primary; nothing of ours wears its name here.
- * - `creating`: we are about to copy it out of a guard at exactly `maxTarget`.
+ * - `creating`: a copy of ours is on its way, at one of `bornAt`, and may yet come when it has not been seen.
  * - `owned`: the slot here is ours.
  */
 export interface SlotRecord extends SlotIdentity {
   name: string;
   database: string;
   state: "seen" | "creating" | "owned";
+  /** What our slot here is, which differs from the primary's when that was recreated (I5); null while there is none. */
+  ours: SlotIdentity | null;
+  /** While `creating`: the positions at which a copy of ours may appear. */
+  bornAt: readonly Lsn[];
   /** The furthest position we ever moved, or were about to move, our slot to. Beyond it somebody else has had a hand on it (I7). */
   maxTarget: Lsn | null;
-  /** The position the subscriber had confirmed when the primary was last seen (I1, the gap report). */
+  /** The position the subscriber had confirmed when the primary was last seen (I1, the gap report); null while it is being made. */
   primaryConfirmedFlushLsn: Lsn | null;
   primaryRestartLsn: Lsn | null;
+  /** Why the primary had given the slot up, or null. */
+  primaryInvalidation: string | null;
   /** When that was, ms since the epoch. */
   seenAt: number;
   /** Since when the slot has been missing on the primary, or null. */
   absentSince: number | null;
+  /** It is no failover slot any more (gone from the primary, or not chosen): ours is only still here to be dropped. */
+  obsolete: boolean;
   protection: Protection;
   reason: Reason | null;
   detail: string | null;
   /** What went wrong with the last action on it, until one succeeds. */
   failure: { reason: Reason; detail: string } | null;
-  /** Why our slot must not wear its name after a promotion (I6), or null. */
-  unsafe: string | null;
   /** Since when protection and reason have been what they are, ms since the epoch. */
   since: number;
 }
@@ -59,8 +67,6 @@ export interface JournalState {
   /** Grows with each guard made; part of its name. */
   guardSerial: number;
   guards: Record<number, GuardRecord>;
-  /** Names of ours that may still appear or linger: dropped when seen. */
-  leftovers: string[];
   /** By name. A map, for `constructor` and `__proto__` are names that PostgreSQL takes (I13). */
   slots: ReadonlyMap<string, SlotRecord>;
   /** Output plugins that this standby has been seen to load. */
@@ -83,7 +89,6 @@ export function emptyJournal(instanceId: string): JournalState {
     primaryLostAt: null,
     guardSerial: 0,
     guards: {},
-    leftovers: [],
     slots: new Map(),
     plugins: [],
     problems: [],

@@ -22,12 +22,22 @@ export function guardName(instanceId: string, databaseOid: number, serial: numbe
   return `${OWN_PREFIX}guard_${databaseOid}_${instanceId}_${serial}`;
 }
 
+/** True for a guard of this journal, of whatever attempt: its name proves it ours (I7). */
+export function isGuardOf(name: string, instanceId: string): boolean {
+  return name.startsWith(`${OWN_PREFIX}guard_`) && name.split("_")[3] === instanceId;
+}
+
+/** True for a guard that another journal's sidecar made. */
+export function isForeignGuard(name: string, instanceId: string): boolean {
+  return name.startsWith(`${OWN_PREFIX}guard_`) && !isGuardOf(name, instanceId);
+}
+
 /** The temporary copy of a guard that waits for laggards. */
 export function holdName(instanceId: string, databaseOid: number): string {
   return `${OWN_PREFIX}hold_${databaseOid}_${instanceId}`;
 }
 
 /** The temporary slot that is advanced to the exact position before it is copied to the real name (G2b). */
-export function workName(instanceId: string, databaseOid: number, worker = 0): string {
-  return `${OWN_PREFIX}work_${databaseOid}_${instanceId}_${worker}`;
+export function workName(instanceId: string, databaseOid: number): string {
+  return `${OWN_PREFIX}work_${databaseOid}_${instanceId}`;
 }

@@ -1,5 +1,6 @@
 import type { SlotRecord } from "./journal.ts";
-import { type StandbySlot, sameIdentity } from "./slot.ts";
+import { formatLsn, type Lsn } from "./lsn.ts";
+import { type SlotIdentity, type StandbySlot, sameIdentity } from "./slot.ts";
 
 /**
  * True when the journal proves that this slot on the standby is ours (I7): recorded, the same database, plugin and two_phase,
@@ -7,15 +8,46 @@ import { type StandbySlot, sameIdentity } from "./slot.ts";
  * stands beyond it.
  */
 export function isOurs(local: StandbySlot, record: SlotRecord | undefined): boolean {
-  if (!record || local.temporary || !sameIdentity(local, record)) return false;
-  if (record.maxTarget === null || local.confirmedFlushLsn === null) return false;
+  if (!record?.ours || local.temporary || !sameIdentity(local, record.ours)) return false;
+  if (local.confirmedFlushLsn === null) return false;
   switch (record.state) {
     case "owned":
-      return local.confirmedFlushLsn <= record.maxTarget;
+      return record.maxTarget !== null && local.confirmedFlushLsn <= record.maxTarget;
     case "creating":
-      // cut off between the intent and its outcome: ours only at the very position it was to be born at
-      return local.confirmedFlushLsn === record.maxTarget;
+      // cut off between the intent and its outcome: ours only at the very position at which it was to be born
+      return record.bornAt.includes(local.confirmedFlushLsn);
     default:
       return false;
   }
+}
+
+/** The primary's slot, as seen now or as the journal remembers it. */
+export interface Original extends SlotIdentity {
+  confirmedFlushLsn: Lsn | null;
+  invalidation: string | null;
+}
+
+/** The primary's slot as the journal remembers it. */
+export function originalOf(record: SlotRecord): Original {
+  const { databaseOid, plugin, twoPhase, primaryConfirmedFlushLsn, primaryInvalidation } = record;
+  return {
+    databaseOid,
+    plugin,
+    twoPhase,
+    confirmedFlushLsn: primaryConfirmedFlushLsn,
+    invalidation: primaryInvalidation,
+  };
+}
+
+/** Why our slot may not go on wearing its name (I1, I5, I6), or null. */
+export function whyUnsafe(original: Original, local: StandbySlot): string | null {
+  if (original.invalidation !== null) return `the primary has invalidated it (${original.invalidation})`;
+  if (!sameIdentity(original, local))
+    return "the primary's slot is another one now (database, plugin or two_phase differ)";
+  // a finished slot never loses its position: this is a new one of the same name
+  if (original.confirmedFlushLsn === null) return "the primary's slot is being made anew";
+  if (local.invalidation !== null) return `this standby has invalidated it (${local.invalidation})`;
+  if (local.confirmedFlushLsn !== null && local.confirmedFlushLsn > original.confirmedFlushLsn)
+    return `it is ahead of the primary's (${formatLsn(local.confirmedFlushLsn)} > ${formatLsn(original.confirmedFlushLsn)}): a failover would skip changes`;
+  return null;
 }

@@ -36,10 +36,11 @@ export function planAdvances(
     result.rideTo = ride.to;
     result.budgetMs -= ride.costMs;
     result.actions = ride.actions;
-    return result;
   }
-  for (const { slot, advance } of byLag(candidates)) {
-    if (result.budgetMs <= 0) break;
+  const left = candidates.filter((candidate) => !ride?.moved.includes(candidate));
+  for (const [order, { slot, advance }] of byLag(left).entries()) {
+    // beside a ride, one that cannot take part in it still moves: rides alone would leave it behind for good
+    if (result.budgetMs <= 0 && !(ride && order === 0)) break;
     const cost = advanceCostMs(advance.restart, advance.to);
     result.budgetMs -= bucketCharge(cost);
     const rest = restAfter(cost, input.policy.duty);
@@ -49,6 +50,7 @@ export function planAdvances(
       slot: slot.name,
       database: slot.database,
       databaseOid: slot.databaseOid,
+      at: advance.confirmed,
       to: advance.to,
     });
   }
@@ -89,15 +91,16 @@ function planRide(state: DatabaseState, candidates: Candidate[], relied: readonl
   if (!best) return null;
   const { to, costMs, moved } = best;
   const actions = moved.map(
-    ({ slot }): Action => ({
+    ({ slot, advance }): Action => ({
       kind: "replace",
       slot: slot.name,
       database: slot.database,
       databaseOid: slot.databaseOid,
       plugin: slot.plugin,
       guard: guard.name,
+      at: advance.confirmed,
       to,
     }),
   );
-  return { to, costMs, actions };
+  return { to, costMs, moved, actions };
 }

@@ -14,6 +14,8 @@ export interface DatabaseState {
   oid: number;
   name: string;
   guard: Source | null;
+  /** A statement that is still at work may be moving the guard up to here: nothing before it counts as covered (G2). */
+  maxTarget: Lsn;
   hold: Source | null;
   /** A guard is being created right now. */
   creating: boolean;
@@ -28,9 +30,16 @@ const GUARD_EVERY_BYTES = 16 * 1024 * 1024;
 /** … or this far behind with slots about to be copied out of it. */
 const GUARD_BEFORE_COPY_BYTES = 1024 * 1024;
 
-/** Narrows to a database whose guard is usable. */
-export function guardAvailable(state: DatabaseState): state is DatabaseState & { guard: Source } {
-  return state.guard !== null;
+/** Replication slots that may still be made on the standby. */
+export interface Headroom {
+  free: number;
+}
+
+/** Takes one of them; false when there is none. */
+export function take(headroom: Headroom): boolean {
+  if (headroom.free < 1) return false;
+  headroom.free -= 1;
+  return true;
 }
 
 /** Finds our guard and hold among the standby's slots. */
@@ -49,6 +58,7 @@ export function inspectDatabase(
   return {
     ...database,
     creating,
+    maxTarget: record?.maxTarget ?? (0n as Lsn),
     failure: memory.backoff.get(guardBackoffKey(database.oid)) ?? null,
     guard: creating ? null : usable(find(record?.name), false),
     hold: usable(find(holdName(journal.instanceId, database.oid)), true),
@@ -76,12 +86,13 @@ export function planGuard(
   rideTo: Lsn | null,
   creating: boolean,
   input: PlanInput,
+  headroom: Headroom,
 ): Action[] {
   const { journal, memory } = input;
   const base = { database: state.name, databaseOid: state.oid };
   if (state.creating) return [];
   if (!state.guard) {
-    if (!mayTry(guardBackoffKey(state.oid), memory)) return [];
+    if (!mayTry(guardBackoffKey(state.oid), memory) || !take(headroom)) return [];
     return [
       {
         kind: "create_guard",
@@ -98,8 +109,31 @@ export function planGuard(
     behind >= GUARD_EVERY_BYTES ||
     since >= GUARD_EVERY_MS ||
     (creating && behind >= GUARD_BEFORE_COPY_BYTES);
-  if (behind <= 0 || !due) return [];
+  if (behind <= 0 || !due || !mayTry(guardBackoffKey(state.oid), memory)) return [];
   return [{ kind: "advance_guard", ...base, guard: state.guard.name, to }];
+}
+
+/**
+ * Keeps a copy of the guard where it is, for slots that are behind it or that it is about to pass without waiting (G3). Once the
+ * guard itself is behind all of them again the copy goes: it would hold WAL for nothing.
+ */
+export function planHold(
+  state: DatabaseState,
+  guardActions: readonly Action[],
+  unserved: readonly Lsn[],
+  { journal, memory }: PlanInput,
+  headroom: Headroom,
+): Action[] {
+  const { guard, hold } = state;
+  if (!guard) return [];
+  const base = { database: state.name, databaseOid: state.oid };
+  const advance = guardActions.find((action) => action.kind === "advance_guard");
+  const then = advance?.to ?? guard.confirmedFlushLsn;
+  if (hold && unserved.every((position) => position >= guard.confirmedFlushLsn))
+    return [{ kind: "release_hold", ...base, hold: hold.name }];
+  if (hold || unserved.every((position) => position >= then)) return [];
+  if (!mayTry(holdBackoffKey(state.oid), memory) || !take(headroom)) return [];
+  return [{ kind: "create_hold", ...base, hold: holdName(journal.instanceId, state.oid), from: guard.name }];
 }
 
 /** Where the back-off of a guard's creation is kept; no slot can have this name. */

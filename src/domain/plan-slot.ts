@@ -1,33 +1,26 @@
 /** How one failover slot stands on this standby and what it needs next: `synchronize_one_slot`, as a decision. */
 import type { Action } from "./action.ts";
-import { formatLsn, type Lsn, minLsn } from "./lsn.ts";
+import { formatLsn, type Lsn, maxLsn, minLsn } from "./lsn.ts";
 import { isValidSlotName } from "./names.ts";
-import { isOurs } from "./ownership.ts";
+import { isOurs, whyUnsafe } from "./ownership.ts";
 import type { PlanInput } from "./plan.ts";
-import { type DatabaseState, mayTry, pluginBackoffKey } from "./plan-guard.ts";
+import { type DatabaseState, type Headroom, mayTry, pluginBackoffKey, take } from "./plan-guard.ts";
 import { blocked, GUARDED, SYNCED, type Verdict, waiting } from "./protection.ts";
-import { type PrimarySlot, type StandbySlot, sameIdentity, slotNamed } from "./slot.ts";
+import { type PrimarySlot, type StandbySlot, slotNamed } from "./slot.ts";
 import { xidPrecedesOrEquals } from "./xid.ts";
 
 export interface SlotDecision {
   slot: PrimarySlot;
   verdict: Verdict;
   /** The guard may not be advanced past this position: the slot may yet have to be copied out of it (G1). */
-  relies?: Lsn;
-  /** No guard will cover this slot; a copy of the guard is to be kept where it is now. */
-  needsHold?: boolean;
+  relies?: Lsn | readonly [];
+  /** The guard need not wait for this slot at this position, but a copy of it is to be kept before it passes. */
+  needsHold?: Lsn;
   create?: Extract<Action, { kind: "create" }>;
   drop?: Extract<Action, { kind: "drop" }>;
-  /** Why our slot here must not wear its name after a promotion (I6). */
-  unsafe?: string;
   probe?: Action;
   /** Our slot is here and may be moved forward to this position. */
   advance?: { local: StandbySlot; confirmed: Lsn; restart: Lsn; to: Lsn };
-}
-
-interface Headroom {
-  /** Replication slots that may still be made on the standby. */
-  free: number;
 }
 
 /** Decides for one slot. `database` is null when it does not exist on the standby. */
@@ -41,10 +34,7 @@ export function decideSlot(
     return { slot, verdict: blocked("name_conflict", "its name is not a valid slot name; it is left alone") };
 
   const local = slotNamed(input.standby.slots, slot.name);
-  if (local) {
-    const decision = decideExisting(slot, local, database, input);
-    if (decision) return decision;
-  }
+  if (local) return decideExisting(slot, local, database, input);
   const unfit = whyUnfit(slot, database);
   if (unfit) return unfit;
   return decideMissing(slot as Placed, database as DatabaseState, input, headroom);
@@ -91,18 +81,19 @@ function whyUnfit(slot: PrimarySlot, database: DatabaseState | null): SlotDecisi
   return null;
 }
 
-/** For a slot whose name is taken here. Null when nothing of ours is in the way of creating it. */
+/** For a slot whose name is taken here. */
 function decideExisting(
   slot: PrimarySlot,
   local: StandbySlot,
   database: DatabaseState | null,
   input: PlanInput,
-): SlotDecision | null {
+): SlotDecision {
   const record = input.journal.slots.get(slot.name);
-  if (!isOurs(local, record))
+  const needsHold = slot.confirmedFlushLsn === null ? {} : { needsHold: slot.confirmedFlushLsn };
+  if (!record || !isOurs(local, record) || local.confirmedFlushLsn === null || local.restartLsn === null)
     return {
       slot,
-      needsHold: true,
+      ...needsHold,
       verdict: blocked(
         "name_conflict",
         `a slot of this name exists on the standby (${local.plugin}, database "${local.database}", at ${at(local.confirmedFlushLsn)}) and the journal does not say that it is ours: drop it there, and it is made anew within a cycle`,
@@ -111,7 +102,6 @@ function decideExisting(
   if (local.activePid !== null)
     return {
       slot,
-      ...unsafeOf(slot, local),
       verdict: blocked(
         "slot_in_use",
         `process ${local.activePid} is using our slot on this standby, where it may move it past the subscriber: stop it`,
@@ -119,58 +109,28 @@ function decideExisting(
     };
   const unsafe = whyUnsafe(slot, local);
   if (unsafe) {
-    const covered =
-      database && slot.confirmedFlushLsn !== null ? coveredBy(slot.confirmedFlushLsn, database) : null;
+    const position = slot.confirmedFlushLsn;
+    const covered = database !== null && position !== null && coveredBy(position, database) === "guard";
     return {
       slot,
-      unsafe,
-      verdict: verdictOfUnsafe(slot, unsafe, covered === "guard"),
+      verdict: verdictOfUnsafe(slot, unsafe, covered),
       drop: {
         kind: "drop",
         slot: slot.name,
-        database: slot.database,
+        database: local.database,
         databaseOid: local.databaseOid,
+        at: local.confirmedFlushLsn,
         why: unsafe,
       },
-      ...(slot.confirmedFlushLsn === null ? {} : { relies: slot.confirmedFlushLsn }),
+      ...(position === null ? { relies: slot.restartLsn ?? [] } : { relies: position }),
     };
   }
-  const { confirmedFlushLsn, restartLsn } = slot;
-  if (
-    confirmedFlushLsn === null ||
-    restartLsn === null ||
-    local.confirmedFlushLsn === null ||
-    local.restartLsn === null
-  )
-    return {
-      slot,
-      verdict: waiting("no_consistent_snapshot", "its creation on the primary has not finished"),
-    };
+  const confirmed = slot.confirmedFlushLsn as Lsn;
   return {
     slot,
-    verdict: verdictOfSynced(slot.name, confirmedFlushLsn, local, local.confirmedFlushLsn, input),
-    ...advanceOf(slot.name, confirmedFlushLsn, local, local.confirmedFlushLsn, local.restartLsn, input),
+    verdict: verdictOfSynced(slot.name, confirmed, local, local.confirmedFlushLsn, input),
+    ...advanceOf(slot.name, confirmed, local, local.confirmedFlushLsn, local.restartLsn, input),
   };
-}
-
-function unsafeOf(slot: PrimarySlot, local: StandbySlot): { unsafe?: string } {
-  const unsafe = whyUnsafe(slot, local);
-  return unsafe ? { unsafe } : {};
-}
-
-/** Why our slot may not go on wearing its name (I1, I5, I6), or null. */
-function whyUnsafe(slot: PrimarySlot, local: StandbySlot): string | null {
-  if (slot.invalidation !== null) return `the primary has invalidated it (${slot.invalidation})`;
-  if (!sameIdentity(slot, local))
-    return "the primary's slot is another one now (database, plugin or two_phase differ)";
-  if (local.invalidation !== null) return `this standby has invalidated it (${local.invalidation})`;
-  if (
-    slot.confirmedFlushLsn !== null &&
-    local.confirmedFlushLsn !== null &&
-    local.confirmedFlushLsn > slot.confirmedFlushLsn
-  )
-    return `it is ahead of the primary's (${formatLsn(local.confirmedFlushLsn)} > ${formatLsn(slot.confirmedFlushLsn)}): a failover would skip changes`;
-  return null;
 }
 
 function verdictOfUnsafe(slot: PrimarySlot, unsafe: string, covered: boolean): Verdict {
@@ -247,20 +207,18 @@ function decideMissing(
   const position = slot.confirmedFlushLsn;
   const cover = coveredBy(position, database);
   const failure = memory.backoff.get(slot.name);
-  if (cover === null) return { slot, verdict: uncovered(position, database), needsHold: true };
+  if (cover === null) return { slot, verdict: uncovered(position, database, headroom), needsHold: position };
 
-  if (headroom.free < 1)
+  if (!take(headroom))
     return {
       slot,
       // a hold would need a free slot as well: the guard itself waits
-      ...(cover === "guard" ? { relies: position } : { needsHold: true }),
+      ...(cover === "guard" ? { relies: position } : { needsHold: position }),
       verdict: waiting(
         "too_many_slots",
         `the standby has no free replication slot (max_replication_slots = ${standby.maxReplicationSlots}): raise it there and restart it`,
       ),
     };
-  headroom.free -= 1;
-
   const source = cover === "guard" ? database.guard : database.hold;
   const decision: SlotDecision = { slot, verdict: GUARDED };
   if (source && mayTry(slot.name, memory) && position <= standby.replayLsn)
@@ -274,11 +232,18 @@ function decideMissing(
       to: position,
     };
 
-  if (failure) return { ...decision, needsHold: true, verdict: waiting(failure.reason, failure.detail) };
+  if (failure)
+    return {
+      ...decision,
+      needsHold: position,
+      // what is tried again in this cycle is copied after the guard has moved
+      ...(decision.create ? { relies: position } : {}),
+      verdict: waiting(failure.reason, failure.detail),
+    };
   if (cover === "hold")
     return {
       ...decision,
-      needsHold: true,
+      needsHold: position,
       verdict:
         notFlushed(position, input) ??
         waiting(
@@ -309,13 +274,22 @@ function decideMissing(
 }
 
 /** G2: which of our slots lies at or behind the position. The guard is durable; the hold dies with our session. */
-function coveredBy(position: Lsn, { guard, hold }: DatabaseState): "guard" | "hold" | null {
-  if (guard && guard.confirmedFlushLsn <= position) return "guard";
+function coveredBy(position: Lsn, { guard, hold, maxTarget }: DatabaseState): "guard" | "hold" | null {
+  if (guard && maxLsn(guard.confirmedFlushLsn, maxTarget) <= position) return "guard";
   if (hold && hold.confirmedFlushLsn <= position) return "hold";
   return null;
 }
 
-function uncovered(position: Lsn, { guard, hold, name, failure }: DatabaseState): Verdict {
+function uncovered(
+  position: Lsn,
+  { guard, hold, name, failure, creating }: DatabaseState,
+  headroom: Headroom,
+): Verdict {
+  if (!guard && !creating && headroom.free < 1)
+    return waiting(
+      "too_many_slots",
+      `there is no free replication slot on the standby for the guard of database "${name}": raise max_replication_slots there and restart it`,
+    );
   if (!guard && failure)
     return waiting(failure.reason, `the guard of database "${name}" cannot be created: ${failure.detail}`);
   if (!guard)

@@ -5,18 +5,11 @@
  */
 import type { Action } from "./action.ts";
 import type { JournalState } from "./journal.ts";
-import { holdName } from "./names.ts";
+import { isGuardOf } from "./names.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 import { isOurs } from "./ownership.ts";
 import { planAdvances } from "./plan-advance.ts";
-import {
-  type DatabaseState,
-  guardAvailable,
-  holdBackoffKey,
-  inspectDatabase,
-  mayTry,
-  planGuard,
-} from "./plan-guard.ts";
+import { type DatabaseState, type Headroom, inspectDatabase, planGuard, planHold } from "./plan-guard.ts";
 import { decideSlot, type SlotDecision } from "./plan-slot.ts";
 import type { Reason, Verdict } from "./protection.ts";
 import { type PrimarySlot, slotNamed } from "./slot.ts";
@@ -74,8 +67,6 @@ export interface Plan {
   rests: Map<string, number>;
   /** Slots whose disappearance from the primary is not believed yet. */
   spared: Set<string>;
-  /** Ours that must not wear their names after a promotion, and why (I6). */
-  unsafe: Map<string, string>;
 }
 
 /** After the primary's timeline changed, how long a slot may be missing there before ours is dropped: its own sidecar may still be at work. */
@@ -96,7 +87,6 @@ export function plan(input: PlanInput): Plan {
     budgetMs: memory.budgetMs,
     rests: new Map(),
     spared: new Set(),
-    unsafe: new Map(),
   };
   // I8: on a server that is no standby nothing is planned
   if (!standby.inRecovery) return result;
@@ -105,27 +95,40 @@ export function plan(input: PlanInput): Plan {
   result.actions.push(...dropObsolete(input, chosenNames, result));
   result.actions.push(...dropLeftovers(input));
 
-  // one slot is left for the work copy that every creation needs
-  const headroom = { free: standby.maxReplicationSlots - standby.usedSlots - 1 };
-  for (const database of databasesOf(input)) {
+  const headroom = { free: standby.maxReplicationSlots - standby.usedSlots - workCopies(input) };
+  // every slot first, then guards and holds: they must not take the last free slot from one that a guard protects
+  const decided = databasesOf(input).map((database) => {
     const state = inspectDatabase(database, standby, journal, memory);
     const slots = input.chosen.filter((slot) => slot.databaseOid === database.oid);
-    const decisions = slots.map((slot) => decideSlot(slot, state, input, headroom));
-    for (const decision of decisions) {
-      result.verdicts.set(decision.slot.name, decision.verdict);
-      if (decision.unsafe) result.unsafe.set(decision.slot.name, decision.unsafe);
-    }
-    if (memory.busyDatabases.has(database.oid)) continue;
-    planDatabase(state, decisions, input, result);
+    return { state, decisions: slots.map((slot) => decideSlot(slot, state, input, headroom)) };
+  });
+  const placed = new Set(decided.map(({ state }) => state.oid));
+  const homeless = input.chosen.filter((slot) => !placed.has(slot.databaseOid));
+  const stray = homeless.map((slot) => decideSlot(slot, null, input, headroom));
+  for (const decision of [...decided.flatMap(({ decisions }) => decisions), ...stray]) {
+    result.verdicts.set(decision.slot.name, decision.verdict);
+    // ours may stand in another database than the primary's slot does now
+    if (decision.drop && !memory.busyDatabases.has(decision.drop.databaseOid))
+      result.actions.push(decision.drop);
   }
-  for (const slot of input.chosen) {
-    if (!result.verdicts.has(slot.name))
-      result.verdicts.set(slot.name, decideSlot(slot, null, input, headroom).verdict);
-  }
+  for (const { state, decisions } of decided)
+    if (!memory.busyDatabases.has(state.oid)) planDatabase(state, decisions, input, result, headroom);
   return result;
 }
 
-function planDatabase(state: DatabaseState, decisions: SlotDecision[], input: PlanInput, result: Plan): void {
+/** Each database in which slots are to be made needs a working copy for it, here and after a promotion. */
+function workCopies({ chosen, standby }: PlanInput): number {
+  const missing = chosen.filter((slot) => !slotNamed(standby.slots, slot.name));
+  return Math.max(1, new Set(missing.map((slot) => slot.databaseOid)).size);
+}
+
+function planDatabase(
+  state: DatabaseState,
+  decisions: SlotDecision[],
+  input: PlanInput,
+  result: Plan,
+  headroom: Headroom,
+): void {
   const positions = [
     ...decisions.flatMap((decision) => decision.relies ?? []),
     ...sparedPositions(state, input, result),
@@ -134,25 +137,10 @@ function planDatabase(state: DatabaseState, decisions: SlotDecision[], input: Pl
   const relied = positions.filter((position) => !state.guard || position >= state.guard.confirmedFlushLsn);
   const advances = planAdvances(state, decisions, relied, input, result.budgetMs);
   const creates = decisions.flatMap((decision) => (decision.create ? [decision.create] : []));
-  const holdNeeded = decisions.some((decision) => decision.needsHold) || relied.length < positions.length;
+  const guard = planGuard(state, relied, advances.rideTo, creates.length > 0, input, headroom);
+  const unserved = [...decisions.flatMap((decision) => decision.needsHold ?? []), ...positions];
 
-  result.actions.push(...decisions.flatMap((decision) => (decision.drop ? [decision.drop] : [])));
-  if (holdNeeded && !state.hold && guardAvailable(state) && mayTry(holdBackoffKey(state.oid), input.memory))
-    result.actions.push({
-      kind: "create_hold",
-      database: state.name,
-      databaseOid: state.oid,
-      hold: holdName(input.journal.instanceId, state.oid),
-      from: state.guard.name,
-    });
-  if (!holdNeeded && state.hold)
-    result.actions.push({
-      kind: "release_hold",
-      database: state.name,
-      databaseOid: state.oid,
-      hold: state.hold.name,
-    });
-  result.actions.push(...planGuard(state, relied, advances.rideTo, creates.length > 0, input));
+  result.actions.push(...planHold(state, guard, unserved, input, headroom), ...guard);
   result.actions.push(...uniqueProbes(decisions));
   result.actions.push(...creates, ...advances.actions);
   result.budgetMs = advances.budgetMs;
@@ -161,7 +149,10 @@ function planDatabase(state: DatabaseState, decisions: SlotDecision[], input: Pl
 
 /** Databases that need a guard or have failover slots, and exist on both servers. */
 function databasesOf(input: PlanInput): { oid: number; name: string }[] {
-  const withSlots = new Set(input.chosen.map((slot) => slot.databaseOid));
+  // with those that are only remembered: what a new primary does not show yet may still have to be copied out of a guard
+  const withSlots = new Set(
+    [...input.chosen, ...input.journal.slots.values()].map((slot) => slot.databaseOid),
+  );
   const wanted = guardedDatabaseNames(input);
   return input.standby.databases.filter(
     (database) => withSlots.has(database.oid) || wanted.has(database.name),
@@ -194,36 +185,34 @@ function dropObsolete(input: PlanInput, chosenNames: Set<string>, result: Plan):
       continue;
     }
     const local = slotNamed(standby.slots, record.name);
-    if (
-      !local ||
-      !isOurs(local, record) ||
-      local.activePid !== null ||
-      memory.busyDatabases.has(record.databaseOid)
-    )
-      continue;
+    if (!local || local.confirmedFlushLsn === null || !isOurs(local, record)) continue;
+    if (local.activePid !== null || memory.busyDatabases.has(local.databaseOid)) continue;
     actions.push({
       kind: "drop",
       slot: record.name,
-      database: record.database,
-      databaseOid: record.databaseOid,
+      database: local.database,
+      databaseOid: local.databaseOid,
+      at: local.confirmedFlushLsn,
       why: stillThere ? "it is no longer chosen" : "it is gone from the primary",
     });
   }
   return actions;
 }
 
-/** Guards that nobody needs any more, and what earlier attempts left. All bear our instance id in their names (I7). */
+/** Guards that nobody needs any more, and those of earlier attempts. All bear our instance id in their names (I7). */
 function dropLeftovers(input: PlanInput): Action[] {
   const { standby, journal, memory } = input;
   const wanted = new Set(databasesOf(input).map((database) => database.oid));
-  const idle = Object.values(journal.guards).filter(
-    (guard) => !wanted.has(guard.databaseOid) && !memory.creatingGuards.has(guard.databaseOid),
-  );
-  const names = new Set([...journal.leftovers, ...idle.map((guard) => guard.name)]);
+  const current = Object.values(journal.guards).filter(({ databaseOid }) => wanted.has(databaseOid));
+  const names = new Set(current.map((guard) => guard.name));
   return standby.slots
     .filter(
-      (slot) =>
-        names.has(slot.name) && slot.activePid === null && !memory.busyDatabases.has(slot.databaseOid),
+      ({ name, databaseOid, activePid }) =>
+        isGuardOf(name, journal.instanceId) &&
+        !names.has(name) &&
+        activePid === null &&
+        !memory.busyDatabases.has(databaseOid) &&
+        !memory.creatingGuards.has(databaseOid),
     )
     .map(
       ({ name, database, databaseOid }) =>

@@ -3,6 +3,7 @@
  * slotsync.c ask, and further. Checked in every cycle; each failure is one message that says what to set where.
  */
 import type { JournalState } from "./journal.ts";
+import { isForeignGuard } from "./names.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 
 /** A `stop` keeps the sidecar from acting and the standby from being ready; a `warning` is only told. */
@@ -75,6 +76,17 @@ export function standbyProblems(standby: StandbyView, journal: JournalState, now
       warning(
         "clock_went_back",
         `the journal was last written at ${new Date(journal.observedAt).toISOString()}, later than this machine's clock says it is: ages are not to be trusted, set the clock`,
+      ),
+    );
+  const strays = standby.slots.filter((slot) => isForeignGuard(slot.name, journal.instanceId));
+  if (strays.length > 0)
+    problems.push(
+      warning(
+        "guards_of_a_lost_journal",
+        `${strays.length} guard slot(s) on the standby belong to no journal known here and hold WAL: if no other sidecar uses them, drop them there (${strays
+          .slice(0, 3)
+          .map((slot) => `SELECT pg_drop_replication_slot('${slot.name}')`)
+          .join("; ")})`,
       ),
     );
   const free = standby.maxReplicationSlots - standby.usedSlots;

@@ -14,7 +14,7 @@ export interface LogicalSlot extends SlotIdentity {
   name: string;
   database: string;
   temporary: boolean;
-  /** The backend that has the slot acquired, or null. */
+  /** The backend that has the slot acquired, or null; a sidecar's own sessions do not count. */
   activePid: number | null;
   /** NULL until the slot's creation has come far enough. */
   restartLsn: Lsn | null;

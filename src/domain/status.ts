@@ -59,6 +59,7 @@ export function buildStatus(
 ): Status {
   const locals = new Map(standby?.slots.map((slot) => [slot.name, slot]));
   const slots = [...journal.slots.values()]
+    .filter((record) => !record.obsolete)
     .map((record) => slotStatus(record, locals.get(record.name)))
     .toSorted((a, b) => (a.name < b.name ? -1 : 1));
   return {

@@ -72,6 +72,7 @@ const guard = z.strictObject({
   database: z.string(),
   databaseOid: oid,
   state: z.enum(["creating", "owned"]),
+  maxTarget: lsn.nullable(),
 });
 
 const slotFields = z.strictObject({
@@ -81,16 +82,19 @@ const slotFields = z.strictObject({
   plugin: z.string(),
   twoPhase: z.boolean(),
   state: z.enum(["seen", "creating", "owned"]),
+  ours: z.strictObject({ databaseOid: oid, plugin: z.string(), twoPhase: z.boolean() }).nullable(),
+  bornAt: z.array(lsn),
   maxTarget: lsn.nullable(),
   primaryConfirmedFlushLsn: lsn.nullable(),
   primaryRestartLsn: lsn.nullable(),
+  primaryInvalidation: z.string().nullable(),
   seenAt: time,
   absentSince: time.nullable(),
+  obsolete: z.boolean(),
   protection: oneOf(PROTECTIONS),
   reason: reason.nullable(),
   detail: z.string().nullable(),
   failure: z.strictObject({ reason, detail: z.string() }).nullable(),
-  unsafe: z.string().nullable(),
   since: time,
 });
 // a hostile primary may show any name, which is recorded as blocked; a slot of ours cannot have it (I13)
@@ -112,6 +116,7 @@ const finishedSlot = z.strictObject({
 });
 
 const finish = z.strictObject({
+  timeline: z.number().nullable(),
   finishedAt: time,
   durationMs: z.number(),
   endOfWalLsn: lsnText.nullable(),
@@ -133,7 +138,6 @@ export const bodySchema = z.strictObject({
   primaryLostAt: time.nullable(),
   guardSerial: count,
   guards: z.array(guard),
-  leftovers: z.array(ownSlotName),
   slots: z.array(slot),
   plugins: z.array(z.string()),
   problems: z.array(z.string()),

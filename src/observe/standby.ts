@@ -78,6 +78,7 @@ interface PromotedRow {
   system_identifier: string;
   replay_lsn: string | null;
   wal_lsn: string | null;
+  timeline: string | null;
 }
 
 /** What one look at a promoted server saw. */
@@ -87,6 +88,7 @@ export interface PromotedView {
   /** The end of the WAL that it took over; null after it has been restarted since. */
   endOfWal: Lsn | null;
   walLsn: Lsn;
+  timeline: number | null;
   slots: StandbySlot[];
 }
 
@@ -102,6 +104,7 @@ export async function observePromoted(session: PgSession): Promise<PromotedView>
     inRecovery: server.in_recovery,
     endOfWal: parseLsnOrNull(server.replay_lsn),
     walLsn: parseLsnOrNull(server.wal_lsn) ?? ZERO,
+    timeline: server.timeline === null ? null : Number.parseInt(server.timeline, 16),
     slots: toLogicalSlots(slots),
   };
 }

@@ -18,6 +18,8 @@ export interface SlotRow {
   confirmed_flush_lsn: string | null;
   two_phase: boolean;
   invalidation: string | null;
+  /** Asked on the standby only. */
+  in_own_use?: boolean;
 }
 
 /** Null for a physical slot. A slot whose database has just been dropped still shows its oid. */
@@ -30,7 +32,7 @@ export function toLogicalSlot(row: SlotRow): LogicalSlot | null {
     plugin: row.plugin,
     twoPhase: row.two_phase,
     temporary: row.temporary,
-    activePid: row.active ? (row.active_pid ?? -1) : null,
+    activePid: row.active && !row.in_own_use ? (row.active_pid ?? -1) : null,
     restartLsn: parseLsnOrNull(row.restart_lsn),
     confirmedFlushLsn: parseLsnOrNull(row.confirmed_flush_lsn),
     catalogXmin: row.catalog_xmin === null ? null : parseXid(row.catalog_xmin),

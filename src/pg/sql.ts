@@ -42,6 +42,12 @@ function slotColumns(serverVersionNum: number): string {
     ${invalidationExpression(invalidationColumns(serverVersionNum))} AS invalidation`;
 }
 
+/** Whether the slot's user is a sidecar's own session at work, and nobody that could move it past the subscriber. */
+const IN_OWN_USE = `
+    CASE WHEN active THEN EXISTS (
+      SELECT FROM pg_catalog.pg_stat_get_activity(active_pid) AS a
+       WHERE a.application_name OPERATOR(pg_catalog.~~) 'pg-slotsync %') ELSE false END AS in_own_use`;
+
 /**
  * One poll of the primary, one round trip (I12). The WAL position comes first: the statements of a script run in order, so every
  * slot that is made after the position was read starts at or past it (G1).
@@ -77,7 +83,7 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        pg_catalog.pg_last_wal_receive_lsn()::pg_catalog.text AS receive_lsn,
        EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver WHERE status OPERATOR(pg_catalog.=) 'streaming') AS streaming,
        (SELECT rolsuper OR rolreplication FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) CURRENT_USER) AS may_replicate;
-SELECT ${slotColumns(serverVersionNum)} FROM pg_catalog.pg_replication_slots;
+SELECT ${slotColumns(serverVersionNum)}, ${IN_OWN_USE} FROM pg_catalog.pg_replication_slots;
 SELECT oid::pg_catalog.text AS oid, datname::pg_catalog.text AS name
   FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY oid`;
 }
@@ -117,26 +123,44 @@ export function advanceSlot(role: Role): string {
   (SELECT a.end_lsn FROM pg_catalog.pg_replication_slot_advance($1, $2::pg_catalog.pg_lsn) AS a)::pg_catalog.text END AS done`;
 }
 
-/** $1 names, $2 positions: many at once; an error ends it in the middle, with the earlier ones done. */
+/**
+ * $1 names, $2 where they were seen to stand, $3 new positions: many at once; an error ends it in the middle, with the earlier ones
+ * done. A slot that stands elsewhere by now is left alone: it has no row in the answer (I7).
+ */
 export const ADVANCE_SLOTS = `
 SELECT s.name, ${WHILE_STANDBY}
   (SELECT a.end_lsn FROM pg_catalog.pg_replication_slot_advance(s.name, s.lsn::pg_catalog.pg_lsn) AS a)::pg_catalog.text END AS done
-  FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) AS s(name, lsn)`;
+  FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]),
+                  pg_catalog.unnest($3::pg_catalog.text[])) AS s(name, at, lsn)
+  JOIN pg_catalog.pg_replication_slots AS r ON r.slot_name OPERATOR(pg_catalog.=) s.name
+   AND r.confirmed_flush_lsn OPERATOR(pg_catalog.=) s.at::pg_catalog.pg_lsn`;
 
 /** $1 name. */
 export function dropSlot(role: Role): string {
   return `SELECT ${when(role)} pg_catalog.pg_drop_replication_slot($1)::pg_catalog.text END AS done`;
 }
 
+/** What a statement answers that found a slot elsewhere than it was seen: nothing has been done. */
+export const MOVED = "moved";
+
+/** $1 name, $2 where it was seen to stand (I7). */
+export const DROP_OUR_SLOT = `
+SELECT ${WHILE_STANDBY} COALESCE(
+  (SELECT pg_catalog.pg_drop_replication_slot(r.slot_name)::pg_catalog.text FROM pg_catalog.pg_replication_slots AS r
+    WHERE r.slot_name OPERATOR(pg_catalog.=) $1 AND r.confirmed_flush_lsn OPERATOR(pg_catalog.=) $2::pg_catalog.pg_lsn),
+  '${MOVED}') END AS done`;
+
 /**
- * $1 guard, $2 name, $3 plugin, $4 the guard's expected position. Drop and copy in one statement, so that nothing but a crash of the
- * server itself comes between; only while the guard stands where the plan said, for that is what makes the copy exact.
+ * $1 guard, $2 name, $3 plugin, $4 the guard's expected position, $5 the slot's. Drop and copy in one statement, so that nothing but
+ * a crash of the server itself comes between; only while both stand where the plan said (I1, I7).
  */
 export const REPLACE_SLOT = `
-SELECT ${WHILE_STANDBY}
+SELECT ${WHILE_STANDBY} COALESCE(
   (SELECT ROW(pg_catalog.pg_drop_replication_slot($2), pg_catalog.pg_copy_logical_replication_slot($1, $2, false, $3))::pg_catalog.text
-     FROM pg_catalog.pg_replication_slots AS g
-    WHERE g.slot_name OPERATOR(pg_catalog.=) $1 AND g.confirmed_flush_lsn OPERATOR(pg_catalog.=) $4::pg_catalog.pg_lsn) END AS done`;
+     FROM pg_catalog.pg_replication_slots AS g, pg_catalog.pg_replication_slots AS r
+    WHERE g.slot_name OPERATOR(pg_catalog.=) $1 AND g.confirmed_flush_lsn OPERATOR(pg_catalog.=) $4::pg_catalog.pg_lsn
+      AND r.slot_name OPERATOR(pg_catalog.=) $2 AND r.confirmed_flush_lsn OPERATOR(pg_catalog.=) $5::pg_catalog.pg_lsn),
+  '${MOVED}') END AS done`;
 
 /** $1 backend: ends a statement of ours that a promotion should not wait for. */
 export const CANCEL_BACKEND = "SELECT pg_catalog.pg_cancel_backend($1)";
@@ -160,6 +184,8 @@ export function lookAtPromoted(serverVersionNum: number): string {
 SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        (SELECT s.system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system() AS s) AS system_identifier,
        pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text AS replay_lsn,
-       CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_lsn()::pg_catalog.text END AS wal_lsn;
-SELECT ${slotColumns(serverVersionNum)} FROM pg_catalog.pg_replication_slots`;
+       CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_lsn()::pg_catalog.text END AS wal_lsn,
+       CASE WHEN NOT pg_catalog.pg_is_in_recovery()
+            THEN pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END AS timeline;
+SELECT ${slotColumns(serverVersionNum)}, ${IN_OWN_USE} FROM pg_catalog.pg_replication_slots`;
 }

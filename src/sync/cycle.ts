@@ -14,30 +14,41 @@ import { positionsMoved } from "./changes.ts";
 import { observeBoth } from "./observe-both.ts";
 import type { Sidecar } from "./sidecar.ts";
 
-export type CycleResult = { kind: "promoted" } | { kind: "synced"; changed: boolean };
+/** `again`: slots were made or dropped, so how they stand is not what was told. */
+export type CycleResult = { kind: "promoted" } | { kind: "synced"; changed: boolean; again: boolean };
 
 /** Runs one cycle. Throws when a server does not answer or the journal cannot be written: then nothing has been done. */
 export async function runCycle(sidecar: Sidecar): Promise<CycleResult> {
+  // before the look: what ends during it may be missing in what it shows
+  const atWork = sidecar.atWork();
   const { primary, look } = await observeBoth(sidecar.standby, sidecar.primary, sidecar.lastLook);
   sidecar.lastLook = look;
   if (!look.view.inRecovery) return { kind: "promoted" };
 
   const now = sidecar.now();
-  const memory = sidecar.memory.at(now, sidecar.applier);
+  const memory = sidecar.memory.at(now, atWork);
   const judged = judge(primary, look.view, sidecar.journal, sidecar.selection, sidecar.policy, memory);
   const { chosen, plan, actions, problems } = judged;
   const stops = problems.filter((problem) => problem.severity === "stop").map((problem) => problem.message);
   const before = sidecar.journal;
-  const seen = { primary, standby: look.view, chosen, plan, problems: stops, now };
+  const seen = {
+    primary,
+    standby: look.view,
+    chosen,
+    plan,
+    problems: stops,
+    busy: atWork.busyDatabases,
+    now,
+  };
   // written before anything is done on the strength of it: a crash then finds its own traces (I10)
   await sidecar.record(
     judged.trusted ? noteIntents(noteObservation(before, seen), actions) : noteProblems(before, stops),
   );
 
   if (!anyStop(problems)) sidecar.memory.spend(plan.budgetMs, plan.rests);
-  await sidecar.act(actions);
+  const again = await sidecar.act(actions);
   sidecar.report(buildStatus(sidecar.journal, look.view, problems, "live"));
   const busy =
     actions.some((action) => action.kind !== "advance_guard") || sidecar.applier.busyDatabases.size > 0;
-  return { kind: "synced", changed: busy || positionsMoved(before, sidecar.journal) };
+  return { kind: "synced", changed: busy || positionsMoved(before, sidecar.journal), again };
 }

@@ -9,9 +9,10 @@ import { dropOwnSlot } from "../apply/drop.ts";
 import { type FinishReport, type FinishStep, finishedSlot, planFinish } from "../domain/finish.ts";
 import { groupBy } from "../domain/group.ts";
 import type { JournalState } from "../domain/journal.ts";
-import { noteFinish, noteFinishIntents } from "../domain/journal-update.ts";
+import { noteFinish, noteFinishIntents, startOver } from "../domain/journal-update.ts";
 import { formatLsn, type Lsn } from "../domain/lsn.ts";
-import { workName } from "../domain/names.ts";
+import { isGuardOf, workName } from "../domain/names.ts";
+import type { StandbySlot } from "../domain/slot.ts";
 import { observePromoted } from "../observe/standby.ts";
 import { describeError, isPgError, SQLSTATE } from "../pg/errors.ts";
 import type { PgSession } from "../pg/session.ts";
@@ -51,14 +52,29 @@ export async function finishPromotion(context: FinishContext): Promise<FinishRep
   const failedDatabases = new Set(
     steps.filter((step) => errors.get(step)).map((step) => step.record.databaseOid),
   );
-  const { removed, left } = await removeGuards(
-    context,
-    look.slots.map((slot) => slot.name),
-    failedDatabases,
-  );
-  const report = reportOf(steps, errors, left, endOfWal, started, context.now());
+  const { removed, left } = await removeGuards(context, look.slots, failedDatabases);
+  const report = reportOf(steps, errors, left, endOfWal, look.timeline, started, context.now());
   await context.record(noteFinish(journal, steps, errors, removed, report));
   return report;
+}
+
+/**
+ * The finishing step, unless it has been done for this very promotion: then its report again. A node that has been promoted once more
+ * since, with no sidecar at work in between, is known by its timeline: nothing of what the journal says is still true there, and only
+ * our guards are removed. Null on a node that never was a standby under this journal. Throws as {@link finishPromotion} does.
+ */
+export async function finishOnce(context: FinishContext): Promise<FinishReport | null> {
+  const { journal } = context;
+  if (journal.phase !== "primary") {
+    if (journal.observedAt > 0 || journal.slots.size > 0) return finishPromotion(context);
+    await context.record({ ...journal, phase: "primary" });
+    return null;
+  }
+  const done = journal.finish;
+  if (done?.complete === false) return finishPromotion(context);
+  const { inRecovery, timeline } = await observePromoted(context.control);
+  const same = done === null || done.timeline === null || timeline === null || done.timeline === timeline;
+  return inRecovery || same ? done : finishPromotion({ ...context, journal: startOver(journal) });
 }
 
 /** By name and position alone another cluster's slots can pass for ours, and would be moved or dropped (I5, I7). */
@@ -81,6 +97,7 @@ function reportOf(
   errors: ReadonlyMap<FinishStep, unknown>,
   guardsLeft: number,
   endOfWal: Lsn,
+  timeline: number | null,
   started: number,
   now: number,
 ): FinishReport {
@@ -91,6 +108,7 @@ function reportOf(
     return isPgError(error, SQLSTATE.objectInUse) ? { ...line, outcome: "in_use" as const } : line;
   });
   return {
+    timeline,
     finishedAt: now,
     durationMs: now - started,
     endOfWalLsn: formatLsn(endOfWal),
@@ -123,26 +141,29 @@ async function runSteps(
   return errors;
 }
 
-/** Splits a database's work over several sessions: copies of equal position stay together, for they share a decoding. */
+/**
+ * Splits a database's work over several sessions. Copies stay together: they share their decoding, and one working copy, for which
+ * the planner has kept a replication slot free.
+ */
 async function finishDatabase(
   steps: readonly Work[],
   context: FinishContext,
   ended: (step: FinishStep, error: unknown) => void,
 ): Promise<void> {
   const parts = groupBy(steps, (step) =>
-    step.kind === "materialise" ? `copy ${step.to}` : step.record.name,
+    step.kind === "materialise" ? "copies" : `one ${step.record.name}`,
   );
   const queue = [...parts.values()].toSorted((a, b) => cost(a) - cost(b));
   const workers = Math.min(context.connections, queue.length);
   await Promise.all(
-    Array.from({ length: workers }, async (_, worker) => {
+    Array.from({ length: workers }, async () => {
       const mine: Work[] = [];
       try {
         const session = await context.open(steps[0]?.record.database ?? "");
         try {
           for (let part = queue.shift(); part; part = queue.shift()) {
             mine.push(...part);
-            await runPart(part, session, worker, context.journal.instanceId, (step, error) => {
+            await runPart(part, session, context.journal.instanceId, (step, error) => {
               mine.splice(mine.indexOf(step as Work), 1);
               ended(step, error);
             });
@@ -168,7 +189,6 @@ function cost(part: readonly Work[]): number {
 async function runPart(
   part: readonly Work[],
   session: PgSession,
-  worker: number,
   instanceId: string,
   ended: (step: FinishStep, error: unknown) => void,
 ): Promise<void> {
@@ -193,7 +213,7 @@ async function runPart(
   }
   const oid = part[0]?.record.databaseOid ?? 0;
   if (copies.length > 0)
-    await createSlots(session, "primary", workName(instanceId, oid, worker), copies, ({ step }, error) =>
+    await createSlots(session, "primary", workName(instanceId, oid), copies, ({ step }, error) =>
       ended(step, error),
     );
 }
@@ -219,21 +239,20 @@ async function attempt(
  */
 async function removeGuards(
   { control, journal, log }: FinishContext,
-  existing: readonly string[],
+  existing: readonly StandbySlot[],
   keepIn: ReadonlySet<number>,
 ): Promise<{ removed: string[]; left: number }> {
-  const guards = Object.values(journal.guards).filter((guard) => !keepIn.has(guard.databaseOid));
+  const guards = existing.filter(
+    ({ name, databaseOid }) => isGuardOf(name, journal.instanceId) && !keepIn.has(databaseOid),
+  );
   const removed: string[] = [];
-  let left = 0;
-  for (const name of [...guards.map((guard) => guard.name), ...journal.leftovers]) {
-    if (!existing.includes(name)) continue;
+  for (const { name } of guards) {
     try {
       await dropOwnSlot(control, "primary", name);
       removed.push(name);
     } catch (error) {
-      left += 1;
       log.warn(`our slot "${name}" is left and holds WAL: ${describeError(error)}`);
     }
   }
-  return { removed, left };
+  return { removed, left: guards.length - removed.length };
 }

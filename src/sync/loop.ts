@@ -18,17 +18,20 @@ import { feelPulse, observeStandby } from "../observe/standby.ts";
 import { describeError } from "../pg/errors.ts";
 import { sleep } from "../pg/sleep.ts";
 import { type CycleResult, runCycle } from "./cycle.ts";
-import { finishPromotion } from "./finish.ts";
+import { finishOnce } from "./finish.ts";
 import { quietMs } from "./from-config.ts";
 import { StandbyLockedError } from "./links.ts";
 import { PrimaryUnreachableError } from "./observe-both.ts";
 import { PromotionWatch } from "./promotion-watch.ts";
 import type { Sidecar } from "./sidecar.ts";
 
-/** During a long nap the standby is asked this often whether it still is one, and whether WAL has come in. */
-const PULSE_MS = 500;
-/** The same where the signal files are watched. */
-const WATCHED_PULSE_MS = 1_000;
+/**
+ * During a long nap the standby is asked this often whether it still is one, and whether WAL has come in: where WAL flows, a slot
+ * that is made is seen soon, however long nothing has happened to the slots.
+ */
+const PULSE_MS = 400;
+/** After slots were made or dropped, how they stand now is looked at and told at once. */
+const AGAIN_MS = 10;
 /** How often the end of recovery is asked for once a promotion has been seen. */
 const PROMOTING_PULSE_MS = 10;
 /** … and once it turns out that much WAL is left to replay. */
@@ -54,7 +57,7 @@ export async function runLoop(sidecar: Sidecar): Promise<void> {
         sidecar.lastLook = look;
         started = true;
         failures = 0;
-        if (look.view.inRecovery) await liveAsStandby(sidecar, sign, watch.watching);
+        if (look.view.inRecovery) await liveAsStandby(sidecar, sign);
         else await liveAsPrimary(sidecar);
       } catch (error) {
         if (signal.aborted) return;
@@ -90,7 +93,7 @@ class Sign {
 }
 
 /** Syncs until the server is a standby no more. Throws when the standby is lost. */
-async function liveAsStandby(sidecar: Sidecar, sign: Sign, watched: boolean): Promise<void> {
+async function liveAsStandby(sidecar: Sidecar, sign: Sign): Promise<void> {
   const { signal, nap } = sidecar.options;
   if (sidecar.journal.phase === "primary") await recordIfPossible(sidecar, startOver(sidecar.journal));
   await sidecar.resetApplier();
@@ -98,6 +101,7 @@ async function liveAsStandby(sidecar: Sidecar, sign: Sign, watched: boolean): Pr
   sign.given = sidecar.journal.phase === "promoting";
   for (let napMs = nap.minMs, failures = 0; !signal.aborted; ) {
     let changed = false;
+    let again = false;
     try {
       const result = await cycleOrPromotion(sidecar, sign);
       failures = 0;
@@ -105,14 +109,14 @@ async function liveAsStandby(sidecar: Sidecar, sign: Sign, watched: boolean): Pr
         if (await promotionSeen(sidecar, sign)) return promote(sidecar, sign);
         continue;
       }
-      changed = result.changed;
+      ({ changed, again } = result);
     } catch (error) {
       if (!(error instanceof PrimaryUnreachableError || error instanceof JournalWriteError)) throw error;
       failures += 1;
       await noteFailedCycle(sidecar, error);
     }
     napMs = failures > 0 ? retryDelay(failures, Math.random()) : nextNap(changed, napMs, nap);
-    const end = await napUntil(sidecar, sign, napMs, watched);
+    const end = await napUntil(sidecar, sign, again ? Math.min(AGAIN_MS, napMs) : napMs);
     if (end === "wal") napMs = nap.minMs;
     if (end === "promotion" && (await promotionSeen(sidecar, sign))) return promote(sidecar, sign);
   }
@@ -190,24 +194,18 @@ function reportProblem(sidecar: Sidecar, code: string, message: string): void {
 }
 
 /** Naps; ends early at a sign of promotion and when WAL has come in. Throws when the standby is lost. */
-async function napUntil(
-  sidecar: Sidecar,
-  sign: Sign,
-  napMs: number,
-  watched: boolean,
-): Promise<"slept" | "wal" | "promotion"> {
+async function napUntil(sidecar: Sidecar, sign: Sign, napMs: number): Promise<"slept" | "wal" | "promotion"> {
   const { signal } = sidecar.options;
   const before: Lsn = sidecar.lastLook.view.flushedLsn;
   const wake = new AbortController();
   const until = sidecar.now() + napMs;
   sign.onGiven(() => wake.abort());
-  const pulseMs = watched ? WATCHED_PULSE_MS : PULSE_MS;
   for (let left = napMs; left > 0; left = until - sidecar.now()) {
     if (sign.given) return "promotion";
-    await sleep(Math.min(left, pulseMs), AbortSignal.any([signal, wake.signal]));
+    await sleep(Math.min(left, PULSE_MS), AbortSignal.any([signal, wake.signal]));
     if (signal.aborted) return "slept";
     if (sign.given) return "promotion";
-    if (napMs <= pulseMs) continue;
+    if (napMs <= PULSE_MS) continue;
     const pulse = await feelPulse(await sidecar.standby.control());
     if (!pulse.inRecovery) return "promotion";
     if (pulse.flushedLsn > before) return "wal";
@@ -250,7 +248,8 @@ async function promote(sidecar: Sidecar, sign: Sign): Promise<void> {
 
 async function finish(sidecar: Sidecar): Promise<void> {
   const { options } = sidecar;
-  const report = await finishPromotion({
+  const before = sidecar.journal.finish;
+  const report = await finishOnce({
     control: await sidecar.standby.control(),
     open: (database) => sidecar.standby.open(database, "finish", true),
     connections: options.finishConnections,
@@ -259,6 +258,7 @@ async function finish(sidecar: Sidecar): Promise<void> {
     log: sidecar.log,
     now: options.now,
   });
+  if (report === null || report === before) return;
   const log = report.complete ? sidecar.log.info : sidecar.log.error;
   log.call(sidecar.log, { gapReport: report }, describeFinish(report));
 }
@@ -266,13 +266,8 @@ async function finish(sidecar: Sidecar): Promise<void> {
 /** Finishes what a promotion left to do, then waits until the node is a standby again. Throws when the server is lost. */
 async function liveAsPrimary(sidecar: Sidecar): Promise<void> {
   const { signal } = sidecar.options;
-  const { phase, observedAt } = sidecar.journal;
-  // a node that never was a standby under this journal has nothing to finish
-  if (phase !== "primary" && observedAt === 0)
-    await recordIfPossible(sidecar, { ...sidecar.journal, phase: "primary" });
   for (let failures = 0; !signal.aborted; ) {
-    if (sidecar.journal.phase !== "primary" || sidecar.journal.finish?.complete === false)
-      await finish(sidecar);
+    await finish(sidecar);
     sidecar.options.onStatus(buildStatus(sidecar.journal, null, [], "live"));
     const incomplete = sidecar.journal.finish?.complete === false;
     failures = incomplete ? failures + 1 : 0;

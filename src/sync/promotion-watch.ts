@@ -28,10 +28,6 @@ export class PromotionWatch {
     this.failed = failed;
   }
 
-  get watching(): boolean {
-    return this.#watcher !== null;
-  }
-
   close(): void {
     this.#watcher?.close();
   }

@@ -1,14 +1,14 @@
 /** Everything one sidecar has in hand. The cycle, the loop and the finishing step are functions over it. */
 import type { Logger } from "pino";
 import { Applier } from "../apply/applier.ts";
-import { failureOf, type Outcome, WrongRoleError } from "../apply/errors.ts";
+import { failureOf, type Outcome, SlotMovedError, WrongRoleError } from "../apply/errors.ts";
 import { type Action, describeAction } from "../domain/action.ts";
 import { assertNever } from "../domain/assert-never.ts";
 import type { JournalState } from "../domain/journal.ts";
 import { noteDone, noteFailure } from "../domain/journal-update.ts";
 import type { Selection } from "../domain/judge.ts";
 import type { NapBounds } from "../domain/nap.ts";
-import type { Policy } from "../domain/plan.ts";
+import type { Memory, Policy } from "../domain/plan.ts";
 import { guardBackoffKey, holdBackoffKey, pluginBackoffKey } from "../domain/plan-guard.ts";
 import { type Status, summarise } from "../domain/status.ts";
 import type { Journal } from "../journal/store.ts";
@@ -53,6 +53,7 @@ export class Sidecar {
   cycles = 0;
   #lastLook: StandbyLook | null = null;
   #lastSentence = "";
+  #cameOrWent = false;
 
   constructor(options: SidecarOptions) {
     this.options = options;
@@ -106,12 +107,22 @@ export class Sidecar {
     await this.options.journal.save(journal);
   }
 
-  /** Does what was planned, then writes down what came of it if that matters beyond the next look at the standby. */
-  async act(actions: readonly Action[]): Promise<void> {
-    if (actions.length === 0) return;
+  /**
+   * Does what was planned, then writes down what came of it if that matters beyond the next look at the standby. True when slots have
+   * come or gone by it.
+   */
+  async act(actions: readonly Action[]): Promise<boolean> {
+    if (actions.length === 0) return false;
     const before = this.journal;
+    this.#cameOrWent = false;
     await this.applier.apply(actions);
     if (this.journal !== before) await this.record(this.journal);
+    return this.#cameOrWent;
+  }
+
+  /** What is being done on the standby at this moment. */
+  atWork(): Pick<Memory, "busyDatabases" | "creatingGuards"> {
+    return { busyDatabases: this.applier.busyDatabases, creatingGuards: this.applier.creatingGuards };
   }
 
   /** Ends every session with the standby's databases; temporary slots of ours go with them. */
@@ -146,12 +157,13 @@ export class Sidecar {
       this.memory.succeeded(key);
       if (action.kind === "advance_guard") this.memory.guardAdvanced(action.databaseOid, this.now());
       this.journal = noteDone(this.journal, action);
-      const level = action.kind === "create" || action.kind === "drop" ? "info" : "debug";
-      this.log[level]({ slot: key }, done(action));
+      const cameOrWent = action.kind === "create" || action.kind === "drop";
+      this.#cameOrWent ||= cameOrWent;
+      this.log[cameOrWent ? "info" : "debug"]({ slot: key }, done(action));
       return;
     }
     // the promotion is told by whoever sees it; what it held back is no failure
-    if (error instanceof WrongRoleError) return;
+    if (error instanceof WrongRoleError || error instanceof SlotMovedError) return;
     const failure = failureOf(error);
     const failures = this.memory.failed(key, failure, this.now());
     if ("slot" in action) this.journal = noteFailure(this.journal, action.slot, failure);
