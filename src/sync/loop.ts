@@ -181,7 +181,10 @@ async function noteFailedCycle(sidecar: Sidecar, error: Error): Promise<void> {
 /** What `check` says when the primary is gone, for that is when readiness is asked for most. */
 async function reportFromJournal(sidecar: Sidecar, whyNot: string): Promise<void> {
   const { options, journal, selection, policy } = sidecar;
-  const { view } = await observeStandby(await sidecar.standby.control());
+  const look = await observeStandby(await sidecar.standby.control());
+  // it may follow another primary by now: the next cycle asks the one that it names
+  sidecar.lastLook = look;
+  const { view } = look;
   // promoted in the meantime: the nap sees it
   if (!view.inRecovery) return;
   const { nap, timeouts, now } = options;
