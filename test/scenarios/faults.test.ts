@@ -3,7 +3,7 @@ import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from "nod
 import path from "node:path";
 import { describe, expect, test } from "vitest";
 import { parseConnInfo } from "../../src/pg/conninfo.ts";
-import { rejoin } from "../../src/sandbox/cluster.ts";
+import { ensurePhysicalSlot, rejoin } from "../../src/sandbox/cluster.ts";
 import { startCluster } from "../support/cluster-fixture.ts";
 import { createLogicalSlot } from "../support/consumer.ts";
 import { testedMajors } from "../support/majors.ts";
@@ -21,7 +21,7 @@ import {
   untilReason,
 } from "../support/steps.ts";
 import { eventually } from "../support/wait.ts";
-import { pauseReplay, resumeReplay, waitForReplay, writeWal } from "../support/wal.ts";
+import { pauseReplay, resumeReplay, waitForReceipt, waitForReplay, writeWal } from "../support/wal.ts";
 
 const IMPATIENT = { connectMs: 500, statementMs: 1_000, answerMs: 1_500 };
 const SHORT_NAPS = { minMs: 50, maxMs: 200 };
@@ -449,6 +449,36 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
       );
       expect(await keptStreams(standby, promised.keys())).toEqual(promised);
       expect(await sidecarSlots(standby)).toEqual([]);
+    });
+
+    test("a second standby that follows the promoted one keeps its slots and is ready again (I1, I7)", async () => {
+      const cluster = await startCluster({ major, standbys: 2 });
+      const { primary, standby, standbys } = cluster;
+      const other = standbys[1];
+      if (!other?.upstream) throw new Error("there is no second standby");
+      await primary.query("create table t (id int)");
+      const [first, second] = [await startSidecar(standby), await startSidecar(other, { nap: SHORT_NAPS })];
+      await second.until("the guard", hasGuard);
+      await syncSlots(first, primary, "idle", "read");
+      await primary.query("insert into t values (1)");
+      await confirm(primary, "read");
+      await untilAllSynced(first, primary);
+      await untilAllSynced(second, primary);
+      for (const server of standbys) await waitForReceipt(primary, server);
+      await failOver(cluster, first);
+
+      await ensurePhysicalSlot(standby, "standby2");
+      other.upstream = { ...other.upstream, host: standby.host, port: standby.port };
+      other.configure({});
+      await standby.query("insert into t values (2)");
+      await createLogicalSlot(standby, "new");
+      await second.untilSlot("new", "synced");
+      await untilAllSynced(second, standby);
+      const promised = await promisedStreams({ primary: standby, standby: other }, "idle", "read", "new");
+      await standby.kill();
+      other.promote();
+      await untilFinished(second);
+      expect(await keptStreams(other, promised.keys())).toEqual(promised);
     });
 
     test("a node that becomes a standby again takes none of its former slots for its own, and is ready when they are cleared away (I7)", async () => {

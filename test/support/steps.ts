@@ -64,7 +64,7 @@ export async function untilFinished(sidecar: TestSidecar): Promise<Status> {
 
 /** What the primary's test_decoding slots would send, once the standby has all of it. */
 export async function promisedStreams(
-  { primary, standby }: TestCluster,
+  { primary, standby }: Pick<TestCluster, "primary" | "standby">,
   ...names: string[]
 ): Promise<Map<string, string[]>> {
   await waitForReceipt(primary, standby);
