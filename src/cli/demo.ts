@@ -1,6 +1,6 @@
 /** `slotsync demo`: the main job on real servers. */
 import { type Command, InvalidArgumentError } from "commander";
-import { stopOnSignals } from "./stopping.ts";
+import { signalExit, stopOnSignals } from "./stopping.ts";
 
 const NEWEST = 18;
 const OLDEST = 11;
