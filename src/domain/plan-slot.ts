@@ -90,7 +90,7 @@ function decideExisting(
 ): SlotDecision {
   const record = input.journal.slots.get(slot.name);
   const needsHold = slot.confirmedFlushLsn === null ? {} : { needsHold: slot.confirmedFlushLsn };
-  if (!record || !isOurs(local, record) || local.confirmedFlushLsn === null || local.restartLsn === null)
+  if (!record || !isOurs(local, record) || local.confirmedFlushLsn === null)
     return {
       slot,
       ...needsHold,
@@ -126,10 +126,12 @@ function decideExisting(
     };
   }
   const confirmed = slot.confirmedFlushLsn as Lsn;
+  // NULL only for one that lost its WAL, which is unsafe
+  const restart = local.restartLsn ?? local.confirmedFlushLsn;
   return {
     slot,
     verdict: verdictOfSynced(slot.name, confirmed, local, local.confirmedFlushLsn, input),
-    ...advanceOf(slot.name, confirmed, local, local.confirmedFlushLsn, local.restartLsn, input),
+    ...advanceOf(slot.name, confirmed, local, local.confirmedFlushLsn, restart, input),
   };
 }
 
