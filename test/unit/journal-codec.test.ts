@@ -24,14 +24,21 @@ const reason = fc.constantFrom(
   "no_consistent_snapshot",
   "slot_invalidated",
   "name_conflict",
+  "catalog_rows_unproven",
   "database_missing",
   "plugin_missing",
+  "plugin_unproven",
   "prepared_transactions_pending",
   "permission_denied",
   "too_many_slots",
   "slot_in_use",
   "statement_failed",
   "absent_on_primary",
+  "not_recorded",
+);
+const identity = fc.record(
+  { databaseOid: oid, plugin: text, twoPhase: fc.boolean() },
+  { noNullPrototype: true },
 );
 const slotRecord: fc.Arbitrary<SlotRecord> = fc.record(
   {
@@ -41,16 +48,19 @@ const slotRecord: fc.Arbitrary<SlotRecord> = fc.record(
     plugin: text,
     twoPhase: fc.boolean(),
     state: fc.constantFrom("seen", "creating", "owned"),
+    ours: orNull(identity),
+    bornAt: fc.array(lsn, { maxLength: 8 }),
     maxTarget: orNull(lsn),
     primaryConfirmedFlushLsn: orNull(lsn),
     primaryRestartLsn: orNull(lsn),
+    primaryInvalidation: orNull(text),
     seenAt: time,
     absentSince: orNull(time),
+    obsolete: fc.boolean(),
     protection: fc.constantFrom("synced", "guarded", "waiting", "blocked"),
     reason: orNull(reason),
     detail: orNull(text),
     failure: orNull(fc.record({ reason, detail: text }, { noNullPrototype: true })),
-    unsafe: orNull(text),
     since: time,
   },
   { noNullPrototype: true },
@@ -60,6 +70,7 @@ const finish = fc.record(
   {
     finishedAt: time,
     durationMs: fc.nat(),
+    timeline: orNull(oid),
     endOfWalLsn: orNull(lsnText),
     complete: fc.boolean(),
     slots: fc.array(
@@ -106,13 +117,18 @@ const journal: fc.Arbitrary<JournalState> = fc.record(
     guards: fc
       .uniqueArray(
         fc.record(
-          { name: ownName, database: text, databaseOid: oid, state: fc.constantFrom("creating", "owned") },
+          {
+            name: ownName,
+            database: text,
+            databaseOid: oid,
+            state: fc.constantFrom("creating", "owned"),
+            maxTarget: orNull(lsn),
+          },
           { noNullPrototype: true },
         ),
         { selector: (guard) => guard.databaseOid, maxLength: 4 },
       )
       .map((guards) => Object.fromEntries(guards.map((guard) => [guard.databaseOid, guard]))),
-    leftovers: fc.array(ownName, { maxLength: 4 }),
     slots: fc
       .uniqueArray(slotRecord, { selector: (slot) => slot.name, maxLength: 6 })
       .map((slots) => new Map(slots.map((slot) => [slot.name, slot]))),
@@ -130,17 +146,28 @@ const someSlot: SlotRecord = {
   plugin: "pgoutput",
   twoPhase: false,
   state: "owned",
+  ours: { databaseOid: 16_384, plugin: "pgoutput", twoPhase: false },
+  bornAt: [],
   maxTarget: 0x16_b374d848n as Lsn,
   primaryConfirmedFlushLsn: 0x16_b374d848n as Lsn,
   primaryRestartLsn: 0x16_b3700000n as Lsn,
+  primaryInvalidation: null,
   seenAt: 1_790_000_000_000,
   absentSince: null,
+  obsolete: false,
   protection: "synced",
   reason: null,
   detail: null,
   failure: null,
-  unsafe: null,
   since: 1_790_000_000_000,
+};
+
+const someGuard = {
+  name: "slotsync_guard_16384_0123abcd_1",
+  database: "shop",
+  databaseOid: 16_384,
+  state: "owned",
+  maxTarget: null,
 };
 
 function small(): JournalState {
@@ -260,7 +287,12 @@ describe("a damaged journal is told from a sound one (I10)", () => {
       (body) => Object.assign(body, { instanceId: "'; drop" }),
       "instanceId",
     ],
-    ["a leftover that is not ours", (body) => Object.assign(body, { leftovers: ["orders"] }), "leftovers.0"],
+    [
+      "a guard whose name is not of our own slots",
+      (body) => Object.assign(body, { guards: [{ ...someGuard, name: "orders" }] }),
+      "guards.0.name",
+    ],
+    ["a position of birth that is none", (body) => patch(body, { bornAt: ["0/1", "x"] }), "slots.0.bornAt.1"],
     ["a negative serial", (body) => Object.assign(body, { guardSerial: -1 }), "guardSerial"],
   ];
   test.each(cases)("%s, though the checksum is right", (_, spoil, message) => {

@@ -193,6 +193,7 @@ describe("sync", () => {
       slot: "app",
       database: "shop",
       databaseOid: 5,
+      at: 0x4000n as Lsn,
       to: 0x5000n as Lsn,
     } as const;
     expect(JSON.parse(JSON.stringify(plainAction(action)))).toEqual({
@@ -200,6 +201,7 @@ describe("sync", () => {
       slot: "app",
       database: "shop",
       databaseOid: 5,
+      at: "0/4000",
       to: "0/5000",
       description: 'advance slot "app" to 0/5000',
     });

@@ -41,6 +41,7 @@ export function aFinish(more: Partial<FinishReport> = {}): FinishReport {
     finishedAt: NOW - 10_000,
     durationMs: 42,
     endOfWalLsn: "0/8000",
+    timeline: 2,
     complete: true,
     slots: [
       {

@@ -3,13 +3,16 @@ import { emptyJournal, type JournalState, type SlotRecord } from "../../../src/d
 import type { Lsn } from "../../../src/domain/lsn.ts";
 import type { PrimaryView, StandbyView } from "../../../src/domain/observation.ts";
 import { type Memory, type Plan, plan } from "../../../src/domain/plan.ts";
-import type { LogicalSlot } from "../../../src/domain/slot.ts";
+import type { LogicalSlot, SlotIdentity } from "../../../src/domain/slot.ts";
 import type { Xid } from "../../../src/domain/xid.ts";
 
 export const ID = "0badcafe";
 export const NOW = 1_700_000_000_000;
 export const GUARD = `slotsync_guard_1_${ID}_1`;
 export const HOLD = `slotsync_hold_1_${ID}`;
+
+/** What a slot of ours is, unless a case says otherwise. */
+export const OURS: SlotIdentity = { databaseOid: 1, plugin: "pgoutput", twoPhase: false };
 
 export const lsn = (position: number): Lsn => BigInt(position) as Lsn;
 
@@ -39,6 +42,7 @@ export function record(
   maxTarget: number | null,
   more: Partial<SlotRecord> = {},
 ): SlotRecord {
+  const furthest = maxTarget === null ? null : lsn(maxTarget);
   return {
     name,
     database: "db1",
@@ -46,16 +50,19 @@ export function record(
     plugin: "pgoutput",
     twoPhase: false,
     state,
-    maxTarget: maxTarget === null ? null : lsn(maxTarget),
-    primaryConfirmedFlushLsn: maxTarget === null ? null : lsn(maxTarget),
+    ours: state === "seen" ? null : OURS,
+    bornAt: state === "creating" && furthest !== null ? [furthest] : [],
+    maxTarget: furthest,
+    primaryConfirmedFlushLsn: furthest,
     primaryRestartLsn: null,
+    primaryInvalidation: null,
     seenAt: NOW - 1_000,
     absentSince: null,
+    obsolete: false,
     protection: "synced",
     reason: null,
     detail: null,
     failure: null,
-    unsafe: null,
     since: NOW - 1_000,
     ...more,
   };
@@ -67,7 +74,7 @@ export function journalOf(records: SlotRecord[] = [], more: Partial<JournalState
     systemIdentifier: "1",
     primaryTimeline: 1,
     guardSerial: 1,
-    guards: { 1: { name: GUARD, database: "db1", databaseOid: 1, state: "owned" } },
+    guards: { 1: { name: GUARD, database: "db1", databaseOid: 1, state: "owned", maxTarget: null } },
     slots: new Map(records.map((entry) => [entry.name, entry])),
     plugins: ["pgoutput"],
     ...more,

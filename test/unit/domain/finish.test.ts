@@ -85,14 +85,14 @@ const CASES: Case[] = [
     step: "drop",
   },
   {
-    claim: "12 what was unsafe when last seen is taken away (I6)",
-    record: record("x", "owned", 400, { unsafe: "another slot now" }),
+    claim: "12 what the primary had recreated as another slot is taken away (I5, I6)",
+    record: record("x", "owned", 400, { plugin: "test_decoding" }),
     here: [slot("x", 400)],
     step: "drop",
   },
   {
     claim: "13 what the old primary had invalidated is not made (I6)",
-    record: record("x", "seen", null, at(450, { protection: "blocked", reason: "slot_invalidated" })),
+    record: record("x", "seen", null, at(450, { primaryInvalidation: "wal_removed" })),
     here: [guard(300)],
     step: "none",
   },
@@ -179,7 +179,14 @@ test("the gap report names what the subscriber has and this node lacks (I1)", ()
   const step: FinishStep = { kind: "advance", record: entry, restart: lsn(300), to: lsn(1_000) };
   const line = finishedSlot(step, lsn(1_000), null);
   expect(line).toMatchObject({ outcome: "advanced", positionLsn: "0/3E8", confirmedBeyondEndBytes: 500 });
-  const report = { finishedAt: 0, durationMs: 12, endOfWalLsn: "0/3E8", complete: true, slots: [line] };
+  const report = {
+    finishedAt: 0,
+    durationMs: 12,
+    endOfWalLsn: "0/3E8",
+    timeline: 2,
+    complete: true,
+    slots: [line],
+  };
   expect(describeFinish(report)).toContain("x (500 bytes of WAL)");
   expect(finishedSlot(step, lsn(1_000), "it broke")).toMatchObject({ outcome: "failed", positionLsn: null });
 });

@@ -131,7 +131,7 @@ const CASES: Case[] = [
     claim:
       "14 a slot of the name that the journal does not know is left alone, and the others go on (I7, I9)",
     there: [slot("x", 500), slot("y", 500)],
-    here: [guard(500), hold(500), slot("x", 400)],
+    here: [guard(500), slot("x", 400)],
     standby: { replayLsn: lsn(500) },
     actions: ["create y@500"],
     x: "blocked(name_conflict)",
@@ -139,7 +139,7 @@ const CASES: Case[] = [
   {
     claim: "15 a slot beyond the furthest position we ever meant is no longer ours (I7)",
     there: [slot("x", 500)],
-    here: [guard(500), hold(500), slot("x", 450)],
+    here: [guard(500), slot("x", 450)],
     journal: owned("x", 400),
     standby: { replayLsn: lsn(500) },
     actions: [],
@@ -148,7 +148,7 @@ const CASES: Case[] = [
   {
     claim: "16 a creation that was cut off is ours only at the position it was meant for (I7, I10)",
     there: [slot("x", 500)],
-    here: [guard(500), hold(500), slot("x", 450)],
+    here: [guard(500), slot("x", 450)],
     journal: journalOf([record("x", "creating", 480)]),
     standby: { replayLsn: lsn(500) },
     actions: [],
@@ -306,7 +306,6 @@ const CASES: Case[] = [
     claim: "36 leftovers of our own are cleared away, those of another sidecar are not (I7)",
     there: [],
     here: [guard(1_000), slot("slotsync_guard_1_0badcafe_0", 5), slot("slotsync_guard_1_deadbeef_1", 5)],
-    journal: journalOf([], { leftovers: ["slotsync_guard_1_0badcafe_0"] }),
     actions: ["drop_leftover slotsync_guard_1_0badcafe_0"],
   },
   {

@@ -191,6 +191,7 @@ export class SidecarModel {
       standby,
       chosen,
       plan: planned,
+      busy: new Set(busy),
       problems: [],
       now: this.now,
     });

@@ -83,7 +83,7 @@ describe("slot names (I13)", () => {
     for (const name of [
       guardName(id, 4_294_967_295, 2 ** 31),
       holdName(id, 4_294_967_295),
-      workName(id, 4_294_967_295, 99),
+      workName(id, 4_294_967_295),
     ]) {
       expect(isValidSlotName(name)).toBe(true);
       expect(isOwnSlotName(name)).toBe(true);
