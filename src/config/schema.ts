@@ -147,7 +147,7 @@ const http = z.strictObject({
     {
       description:
         "Where to serve health, readiness, status and metrics over HTTP: host:port, or a port alone, which is then on 127.0.0.1. Port 0 takes a free one. Default: nowhere.",
-      expects: 'host:port such as "0.0.0.0:9187", "[::]:9187", or a port alone (on 127.0.0.1)',
+      expects: 'host:port such as "0.0.0.0:9287", "[::]:9287", or a port alone (on 127.0.0.1)',
       form: "listen",
     },
   ),
@@ -177,7 +177,7 @@ const guards = z.strictObject({
     z.union([z.literal("auto"), z.array(z.string().min(1).max(63)).min(1).max(1000)]).default("auto"),
     {
       description:
-        'The databases that get a guard slot before they have a failover slot, so that a new one is protected at once. "auto": every database that takes connections, is no template and can be matched by slots.include, up to 10 of them. Databases with failover slots always get one.',
+        'The databases that get a guard slot before they have a failover slot, so that a new one is protected at once. "auto": every database that takes connections and is no template, while there are no more than 10 of them. Databases with failover slots always get one.',
       expects: '"auto" or a list of databases',
       form: "databases",
     },

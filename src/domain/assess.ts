@@ -24,6 +24,8 @@ export interface AssessInput {
   sidecarRunning: boolean;
   /** The longest that a healthy sidecar leaves its journal as it is, ms. */
   quietMs: number;
+  /** The longest that it takes a sidecar to see that the primary is gone, ms. */
+  blindMs: number;
 }
 
 export interface Assessment {
@@ -85,7 +87,9 @@ function unrecorded({ sidecarRunning }: AssessInput): Verdict {
 /** The primary does not answer: what was seen last, held against what the standby still has. */
 export function assessFromJournal(input: AssessInput, whyNot: string): Assessment {
   const { journal, standby, policy, now } = input;
-  const problems = [...standbyProblems(standby, journal, now), ...journal.problems.map(asProblem)];
+  const here = standbyProblems(standby, journal, now);
+  const toldHere = new Set(here.map((problem) => problem.message));
+  const problems = [...here, ...journal.problems.filter((message) => !toldHere.has(message)).map(asProblem)];
   const stale = staleness(input);
   if (stale) problems.push({ code: "journal_stale", severity: "stop", message: `${stale}; ${whyNot}` });
   else problems.push({ code: "primary_unreachable", severity: "warning", message: whyNot });
@@ -113,18 +117,23 @@ function withLastVerdict(record: SlotRecord, verdict: Verdict | undefined): Slot
   return could || !isFailoverReady(verdict.protection) ? { ...record, ...verdict } : record;
 }
 
-function staleness({ journal, now, sidecarRunning, quietMs }: AssessInput): string | null {
+/**
+ * Why the journal is no ground for an answer, or null. Between the last moment in which the primary was seen to have written nothing
+ * new and its loss, subscribers may have gone on: that time must be no more than it takes to notice.
+ */
+function staleness({ journal, now, sidecarRunning, quietMs, blindMs }: AssessInput): string | null {
   if (journal.observedAt === 0) return "the journal has never seen the primary";
-  const age = now - journal.observedAt;
-  const told = `the journal last saw the primary at ${new Date(journal.observedAt).toISOString()}`;
+  const told = `the journal last saw the primary at ${new Date(journal.quietUntil).toISOString()}`;
+  const age = now - journal.quietUntil;
   if (age < -quietMs) return `${told}, which lies in the future: the clock has been set back`;
   if (journal.primaryLostAt !== null) {
-    const unseen = journal.primaryLostAt - journal.observedAt;
-    return unseen > quietMs
+    const unseen = journal.primaryLostAt - journal.quietUntil;
+    return unseen > blindMs
       ? `${told}, ${seconds(unseen)} before it was lost: much may have happened in between`
       : null;
   }
-  if (age <= quietMs) return null;
+  // a sidecar at work has looked for new WAL all the time since, and found none
+  if (age <= (sidecarRunning ? quietMs : blindMs)) return null;
   return sidecarRunning
     ? `${told}, ${seconds(age)} ago, and the sidecar seems to hang`
     : `${told}, ${seconds(age)} ago, and no sidecar has been running since to say when the primary was lost`;

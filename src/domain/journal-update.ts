@@ -40,12 +40,20 @@ export function noteObservation(journal: JournalState, seen: Observed): JournalS
     timelineSince: switched ? now : journal.timelineSince,
     observedAt: now,
     standbyFlushedLsn: standby.flushedLsn,
+    feedbackSince: feedbackHolds(seen) ? (journal.feedbackSince ?? primary.walLsn) : null,
+    quietUntil: now,
     primaryLostAt: null,
     guards: settleGuards(journal, standby),
     slots,
     problems: [...seen.problems],
     finish: null,
   };
+}
+
+function feedbackHolds({ primary, standby }: Observed): boolean {
+  return (
+    standby.hotStandbyFeedback && primary.physicalSlot !== null && primary.physicalSlot.catalogXmin !== null
+  );
 }
 
 function noteSlot(known: SlotRecord | undefined, slot: PrimarySlot, seen: Observed): SlotRecord {
@@ -269,9 +277,10 @@ export function noteProblems(journal: JournalState, problems: readonly string[])
   return { ...journal, problems: [...problems] };
 }
 
-/** Records since when the primary has not answered. */
-export function notePrimaryLost(journal: JournalState, now: number): JournalState {
-  return journal.primaryLostAt === null ? { ...journal, primaryLostAt: now } : journal;
+/** Records since when the primary has not answered, and until when it was seen to have written nothing new before. */
+export function notePrimaryLost(journal: JournalState, quietUntil: number, now: number): JournalState {
+  if (journal.primaryLostAt !== null) return journal;
+  return { ...journal, quietUntil: Math.max(journal.quietUntil, quietUntil), primaryLostAt: now };
 }
 
 /** Forgets the life as a standby before this one: what is found now is not ours until proven (I7). */
@@ -281,6 +290,8 @@ export function startOver(journal: JournalState): JournalState {
     phase: "standby",
     observedAt: 0,
     standbyFlushedLsn: null,
+    feedbackSince: null,
+    quietUntil: 0,
     primaryLostAt: null,
     guards: {},
     slots: new Map(),

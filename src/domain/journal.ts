@@ -62,6 +62,10 @@ export interface JournalState {
   observedAt: number;
   /** The end of WAL on this standby at that time. */
   standbyFlushedLsn: Lsn | null;
+  /** The primary's WAL position since which the standby's feedback has been seen to hold catalog rows there, or null (I4). */
+  feedbackSince: Lsn | null;
+  /** Until when the primary was seen to have written nothing since `observedAt`, so that what was observed still held; ms. */
+  quietUntil: number;
   /** Since when the primary has not answered, or null. */
   primaryLostAt: number | null;
   /** Grows with each guard made; part of its name. */
@@ -86,6 +90,8 @@ export function emptyJournal(instanceId: string): JournalState {
     timelineSince: 0,
     observedAt: 0,
     standbyFlushedLsn: null,
+    feedbackSince: null,
+    quietUntil: 0,
     primaryLostAt: null,
     guardSerial: 0,
     guards: {},

@@ -28,12 +28,15 @@ export interface StandbyView {
   /** The physical slot it streams from; "" when unset, null when the role may not see the setting. */
   primarySlotName: string | null;
   maxReplicationSlots: number;
+  /** WAL segments that the next checkpoint spares for a slot (max_slot_wal_keep_size); null for all. */
+  keptSegments: number | null;
+  walSegmentBytes: number;
   /** Slots of every kind that exist, ours and others. */
   usedSlots: number;
   replayLsn: Lsn;
   /** The end of the WAL that is safely here: received and flushed, or replayed, whichever is further. Promotion replays up to it. */
   flushedLsn: Lsn;
-  /** Whether a walreceiver is streaming. */
+  /** Whether a walreceiver is at work. */
   streaming: boolean;
   slots: readonly StandbySlot[];
   /** Databases one can connect to, templates left out. */

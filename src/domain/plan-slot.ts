@@ -153,7 +153,7 @@ function verdictOfSynced(
   // a slot that cannot be moved may not be readable either; one that has arrived needs no moving
   const failure = position < confirmed ? input.memory.backoff.get(name) : undefined;
   if (failure) return waiting(failure.reason, failure.detail);
-  return notFlushed(confirmed, input) ?? unproven(local, input) ?? SYNCED;
+  return notFlushed(confirmed, input) ?? unproven(local, input) ?? soonRemoved(local, input) ?? SYNCED;
 }
 
 /** I1 would put the slot past the end of WAL here: transactions that the subscriber has and this standby lacks. */
@@ -167,20 +167,39 @@ function notFlushed(confirmed: Lsn, input: PlanInput): Verdict | null {
 
 /**
  * I4: until this standby's feedback has reached the primary, the primary may remove catalog rows that the slot needs. WAL that says
- * so may already be here and not replayed yet; a promotion would replay it, and the server would invalidate the slot.
+ * so may be here and not replayed yet, and a promotion would replay it, whereupon the server invalidates the slot: so what was
+ * written before the feedback took hold must have been replayed as well.
  */
-function unproven(local: StandbySlot, { primary }: PlanInput): Verdict | null {
+function unproven(local: StandbySlot, { primary, standby, journal }: PlanInput): Verdict | null {
   if (primary.physicalSlot === null) return null;
   const { name, catalogXmin } = primary.physicalSlot;
   if (
-    catalogXmin !== null &&
-    local.catalogXmin !== null &&
-    xidPrecedesOrEquals(catalogXmin, local.catalogXmin)
+    catalogXmin === null ||
+    local.catalogXmin === null ||
+    !xidPrecedesOrEquals(catalogXmin, local.catalogXmin)
   )
-    return null;
+    return waiting(
+      "catalog_rows_unproven",
+      `the primary's physical slot "${name}" has catalog_xmin ${catalogXmin ?? "NULL"}, and this slot needs catalog rows from ${local.catalogXmin ?? "an unknown transaction"} on: the standby's feedback has not reached the primary yet (it is sent every wal_receiver_status_interval, which must not be 0)`,
+    );
+  const since = journal.feedbackSince ?? primary.walLsn;
+  if (standby.replayLsn >= since) return null;
   return waiting(
     "catalog_rows_unproven",
-    `the primary's physical slot "${name}" has catalog_xmin ${catalogXmin ?? "NULL"}, and this slot needs catalog rows from ${local.catalogXmin ?? "an unknown transaction"} on: the standby's feedback has not reached the primary yet (it is sent every wal_receiver_status_interval, which must not be 0)`,
+    `the standby's feedback has held the catalog rows on the primary since ${formatLsn(since)}, and replay has come to ${formatLsn(standby.replayLsn)} only: what is in between may say that rows are gone`,
+  );
+}
+
+/** I3: the checkpoint of a promotion will not spare the WAL that the slot needs, though until then it is all here. */
+function soonRemoved({ restartLsn }: StandbySlot, { standby }: PlanInput): Verdict | null {
+  if (standby.keptSegments === null || restartLsn === null) return null;
+  const segmentOf = (lsn: Lsn) => lsn / BigInt(standby.walSegmentBytes);
+  const segments = Number(segmentOf(standby.flushedLsn) - segmentOf(restartLsn));
+  // one to spare, for what a promotion writes itself
+  if (segments < standby.keptSegments) return null;
+  return waiting(
+    "wal_or_rows_removed",
+    `max_slot_wal_keep_size on the standby keeps ${standby.keptSegments} WAL segments, and the slot needs ${segments + 1}: the next checkpoint may remove them; raise it there, or set it to -1`,
   );
 }
 
@@ -271,7 +290,11 @@ function decideMissing(
         from: database.guard.name,
       };
   } else if (database.guard)
-    decision.verdict = notFlushed(position, input) ?? unproven(database.guard, input) ?? GUARDED;
+    decision.verdict =
+      notFlushed(position, input) ??
+      unproven(database.guard, input) ??
+      soonRemoved(database.guard, input) ??
+      GUARDED;
   return { ...decision, relies: position };
 }
 

@@ -180,7 +180,7 @@ function dropObsolete(input: PlanInput, chosenNames: Set<string>, result: Plan):
       result.verdicts.set(record.name, {
         protection: "waiting",
         reason: "absent_on_primary",
-        detail: "the new primary does not have this slot yet; ours is kept for a while",
+        detail: "the new primary does not have this slot yet; what is here of it is kept for a while",
       });
       continue;
     }

@@ -107,7 +107,7 @@ export function primaryProblems(primary: PrimaryView, standby: StandbyView): Pro
     problems.push(
       stop(
         "system_identifier_differs",
-        `primary.dsn leads to another cluster (system identifier ${primary.systemIdentifier}, the standby has ${standby.systemIdentifier}): nothing is synced until it names this standby's primary`,
+        `primary.dsn, or primary_conninfo on the standby, leads to another cluster (system identifier ${primary.systemIdentifier}, the standby has ${standby.systemIdentifier}): nothing is synced until it names this standby's primary`,
       ),
     );
     return problems;
@@ -116,7 +116,7 @@ export function primaryProblems(primary: PrimaryView, standby: StandbyView): Pro
     problems.push(
       stop(
         "primary_in_recovery",
-        "the server that primary.dsn leads to is a standby itself: let primary.dsn name the primary (cascaded standbys are not supported by this release)",
+        "the server that primary.dsn, or primary_conninfo on the standby, leads to is a standby itself: let primary.dsn name the primary (cascaded standbys are not supported by this release)",
       ),
     );
   if (primary.walLevel !== "logical")

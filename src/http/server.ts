@@ -17,7 +17,7 @@ export interface HttpOptions {
 }
 
 export interface HttpServer {
-  /** `127.0.0.1:9187` */
+  /** `127.0.0.1:9287` */
   readonly address: string;
   close(): Promise<void>;
 }

@@ -95,6 +95,8 @@ function encodeBody(state: JournalState): EncodedBody {
     timelineSince: finite(state.timelineSince),
     observedAt: finite(state.observedAt),
     standbyFlushedLsn: lsnText(state.standbyFlushedLsn),
+    feedbackSince: lsnText(state.feedbackSince),
+    quietUntil: finite(state.quietUntil),
     primaryLostAt: finiteOrNull(state.primaryLostAt),
     guardSerial: finite(state.guardSerial),
     guards: Object.values(state.guards).map((guard) => ({ ...guard, maxTarget: lsnText(guard.maxTarget) })),

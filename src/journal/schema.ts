@@ -135,6 +135,8 @@ export const bodySchema = z.strictObject({
   timelineSince: time,
   observedAt: time,
   standbyFlushedLsn: lsn.nullable(),
+  feedbackSince: lsn.nullable(),
+  quietUntil: time,
   primaryLostAt: time.nullable(),
   guardSerial: count,
   guards: z.array(guard),

@@ -1,10 +1,10 @@
 /** What the primary looks like now: one query, one round trip (I12). */
-import { parseLsn } from "../domain/lsn.ts";
+import { type Lsn, parseLsn, parseLsnOrNull } from "../domain/lsn.ts";
 import type { PrimaryView } from "../domain/observation.ts";
 import { parseXid } from "../domain/xid.ts";
 import { type SlotRow, toLogicalSlots } from "../pg/rows.ts";
 import type { PgSession } from "../pg/session.ts";
-import { pollPrimary } from "../pg/sql.ts";
+import { PRIMARY_PULSE, pollPrimary } from "../pg/sql.ts";
 
 interface ServerRow {
   in_recovery: boolean;
@@ -46,4 +46,12 @@ export async function observePrimary(session: PgSession, physicalSlot: string): 
     slots: toLogicalSlots(slots),
     maySnapshot: server.may_snapshot ?? false,
   };
+}
+
+/** The primary's WAL position, the short question asked during a nap; null when it is a primary no more. */
+export async function primaryWalPosition(session: PgSession): Promise<Lsn | null> {
+  const [row] = await session.query<{ wal_lsn: string | null }>(PRIMARY_PULSE, [], {
+    what: "asking the primary for its WAL position",
+  });
+  return row ? parseLsnOrNull(row.wal_lsn) : null;
 }

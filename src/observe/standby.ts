@@ -4,7 +4,7 @@ import type { StandbyView } from "../domain/observation.ts";
 import type { StandbySlot } from "../domain/slot.ts";
 import { type SlotRow, toLogicalSlots } from "../pg/rows.ts";
 import type { PgSession } from "../pg/session.ts";
-import { lookAtPromoted, lookAtStandby, PULSE } from "../pg/sql.ts";
+import { lookAtPromoted, lookAtStandby, STANDBY_PULSE } from "../pg/sql.ts";
 
 interface ServerRow {
   in_recovery: boolean;
@@ -14,6 +14,9 @@ interface ServerRow {
   primary_slot_name: string | null;
   primary_conninfo: string | null;
   max_replication_slots: number;
+  max_slot_wal_keep_mb: string | null;
+  wal_keep_mb: string | null;
+  wal_segment_bytes: string;
   replay_lsn: string | null;
   receive_lsn: string | null;
   streaming: boolean;
@@ -28,6 +31,14 @@ export interface StandbyLook {
 }
 
 const ZERO = 0n as Lsn;
+
+/** As `KeepLogSeg` in xlog.c counts them; 13 and later. */
+function keptSegments(server: ServerRow): number | null {
+  const slotMb = Number(server.max_slot_wal_keep_mb ?? -1);
+  if (slotMb < 0) return null;
+  const megabytes = Math.max(slotMb, Number(server.wal_keep_mb ?? 0));
+  return Math.floor((megabytes * 1024 * 1024) / Number(server.wal_segment_bytes));
+}
 
 /** Looks at the standby. Throws what the session throws. */
 export async function observeStandby(session: PgSession): Promise<StandbyLook> {
@@ -47,6 +58,8 @@ export async function observeStandby(session: PgSession): Promise<StandbyLook> {
       hotStandbyFeedback: server.hot_standby_feedback === "on",
       primarySlotName: server.primary_slot_name,
       maxReplicationSlots: server.max_replication_slots,
+      keptSegments: keptSegments(server),
+      walSegmentBytes: Number(server.wal_segment_bytes),
       usedSlots: slots.length,
       replayLsn,
       // right after a start, the receive position is the beginning of a segment and may lie behind what is replayed
@@ -59,18 +72,13 @@ export async function observeStandby(session: PgSession): Promise<StandbyLook> {
   };
 }
 
-/** The short question asked during a nap: is it still a standby, and has WAL come in? */
-export async function feelPulse(session: PgSession): Promise<{ inRecovery: boolean; flushedLsn: Lsn }> {
-  const [row] = await session.query<{
-    in_recovery: boolean;
-    receive_lsn: string | null;
-    replay_lsn: string | null;
-  }>(PULSE, [], { what: "asking the standby whether it still is one" });
+/** Whether the server is still a standby: the short question asked during a nap. */
+export async function isStandby(session: PgSession): Promise<boolean> {
+  const [row] = await session.query<{ in_recovery: boolean }>(STANDBY_PULSE, [], {
+    what: "asking the standby whether it still is one",
+  });
   if (!row) throw new Error("the standby's answer is incomplete");
-  return {
-    inRecovery: row.in_recovery,
-    flushedLsn: maxLsn(parseLsnOrNull(row.replay_lsn) ?? ZERO, parseLsnOrNull(row.receive_lsn) ?? ZERO),
-  };
+  return row.in_recovery;
 }
 
 interface PromotedRow {

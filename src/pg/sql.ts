@@ -79,19 +79,22 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        ${setting("primary_slot_name")} AS primary_slot_name,
        ${setting("primary_conninfo")} AS primary_conninfo,
        pg_catalog.current_setting('max_replication_slots')::pg_catalog.int4 AS max_replication_slots,
+       ${setting("max_slot_wal_keep_size")} AS max_slot_wal_keep_mb,
+       ${setting("wal_keep_size")} AS wal_keep_mb,
+       ${setting("wal_segment_size")} AS wal_segment_bytes,
        pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text AS replay_lsn,
        pg_catalog.pg_last_wal_receive_lsn()::pg_catalog.text AS receive_lsn,
-       EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver WHERE status OPERATOR(pg_catalog.=) 'streaming') AS streaming,
+       EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver) AS streaming,
        (SELECT rolsuper OR rolreplication FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) CURRENT_USER) AS may_replicate;
 SELECT ${slotColumns(serverVersionNum)}, ${IN_OWN_USE} FROM pg_catalog.pg_replication_slots;
 SELECT oid::pg_catalog.text AS oid, datname::pg_catalog.text AS name
   FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY oid`;
 }
 
-/** The short question asked during a nap. */
-export const PULSE = `
-SELECT pg_catalog.pg_is_in_recovery() AS in_recovery, pg_catalog.pg_last_wal_receive_lsn()::pg_catalog.text AS receive_lsn,
-       pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text AS replay_lsn`;
+/** The short questions asked during a nap: is the standby one still, and has the primary written WAL? NULL when it is none any more. */
+export const STANDBY_PULSE = "SELECT pg_catalog.pg_is_in_recovery() AS in_recovery";
+export const PRIMARY_PULSE = `
+SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_lsn()::pg_catalog.text END AS wal_lsn`;
 
 /** Brings a running-xacts record at once, for a guard that is being created (16+). Allowed on the primary by I12. */
 export const LOG_STANDBY_SNAPSHOT = "SELECT pg_catalog.pg_log_standby_snapshot()";

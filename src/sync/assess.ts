@@ -9,7 +9,7 @@ import { type LockHolder, readLock } from "../journal/lock.ts";
 import { readJournal } from "../journal/store.ts";
 import { observeStandby } from "../observe/standby.ts";
 import { describeError } from "../pg/errors.ts";
-import { linkOptionsOf, policyOf, quietMs, selectionOf } from "./from-config.ts";
+import { blindMs, linkOptionsOf, policyOf, quietMs, selectionOf } from "./from-config.ts";
 import { PrimaryLink, StandbyLink } from "./links.ts";
 import { observeBoth, PrimaryUnreachableError } from "./observe-both.ts";
 
@@ -38,6 +38,7 @@ export async function assess(
     policy: policyOf(config),
     sidecarRunning: sidecar !== null,
     quietMs: quietMs(config),
+    blindMs: blindMs(config),
   };
   try {
     const seen = await lookAround(standby, primary);

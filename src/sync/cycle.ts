@@ -23,6 +23,7 @@ export async function runCycle(sidecar: Sidecar): Promise<CycleResult> {
   const atWork = sidecar.atWork();
   const { primary, look } = await observeBoth(sidecar.standby, sidecar.primary, sidecar.lastLook);
   sidecar.lastLook = look;
+  sidecar.primaryWalLsn = primary.walLsn;
   if (!look.view.inRecovery) return { kind: "promoted" };
 
   const now = sidecar.now();

@@ -20,6 +20,11 @@ export function quietMs({ nap, timeouts }: Pick<Config, "nap" | "timeouts">): nu
   return nap.maxMs + timeouts.answerMs + timeouts.connectMs;
 }
 
+/** A sidecar asks the primary for new WAL about twice a second; one that hangs costs it an answer timeout. */
+export function blindMs({ timeouts }: Pick<Config, "timeouts">): number {
+  return timeouts.answerMs + timeouts.connectMs + 2_000;
+}
+
 /** How another sidecar's operator finds this process in pg_stat_activity. */
 export function applicationNameOf(command: string): string {
   return `pg-slotsync ${command} ${process.pid}@${hostname()}`.slice(0, 50);

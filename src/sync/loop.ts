@@ -10,26 +10,21 @@ import { assessFromJournal } from "../domain/assess.ts";
 import { describeFinish } from "../domain/finish.ts";
 import type { JournalState } from "../domain/journal.ts";
 import { notePrimaryLost, startOver } from "../domain/journal-update.ts";
-import type { Lsn } from "../domain/lsn.ts";
 import { nextNap, retryDelay } from "../domain/nap.ts";
 import { buildStatus } from "../domain/status.ts";
 import { JournalWriteError } from "../journal/errors.ts";
-import { feelPulse, observeStandby } from "../observe/standby.ts";
+import { isStandby, observeStandby } from "../observe/standby.ts";
 import { describeError } from "../pg/errors.ts";
 import { sleep } from "../pg/sleep.ts";
 import { type CycleResult, runCycle } from "./cycle.ts";
 import { finishOnce } from "./finish.ts";
-import { quietMs } from "./from-config.ts";
+import { blindMs, quietMs } from "./from-config.ts";
 import { StandbyLockedError } from "./links.ts";
 import { PrimaryUnreachableError } from "./observe-both.ts";
 import { PromotionWatch } from "./promotion-watch.ts";
 import type { Sidecar } from "./sidecar.ts";
+import { keepVigil, napUntil, Sign } from "./vigil.ts";
 
-/**
- * During a long nap the standby is asked this often whether it still is one, and whether WAL has come in: where WAL flows, a slot
- * that is made is seen soon, however long nothing has happened to the slots.
- */
-const PULSE_MS = 400;
 /** After slots were made or dropped, how they stand now is looked at and told at once. */
 const AGAIN_MS = 10;
 /** How often the end of recovery is asked for once a promotion has been seen. */
@@ -77,21 +72,6 @@ export async function runLoop(sidecar: Sidecar): Promise<void> {
   }
 }
 
-/** A sign of promotion, given once and waited for by whoever naps. */
-class Sign {
-  given = false;
-  #wake = () => {};
-
-  give(): void {
-    this.given = true;
-    this.#wake();
-  }
-
-  onGiven(wake: () => void): void {
-    this.#wake = wake;
-  }
-}
-
 /** Syncs until the server is a standby no more. Throws when the standby is lost. */
 async function liveAsStandby(sidecar: Sidecar, sign: Sign): Promise<void> {
   const { signal, nap } = sidecar.options;
@@ -117,7 +97,7 @@ async function liveAsStandby(sidecar: Sidecar, sign: Sign): Promise<void> {
     }
     napMs = failures > 0 ? retryDelay(failures, Math.random()) : nextNap(changed, napMs, nap);
     const end = await napUntil(sidecar, sign, again ? Math.min(AGAIN_MS, napMs) : napMs);
-    if (end === "wal") napMs = nap.minMs;
+    if (end === "news") napMs = nap.minMs;
     if (end === "promotion" && (await promotionSeen(sidecar, sign))) return promote(sidecar, sign);
   }
 }
@@ -139,24 +119,6 @@ async function cycleOrPromotion(sidecar: Sidecar, sign: Sign): Promise<CycleResu
   return { kind: "promoted" };
 }
 
-/** Resolves with null at a sign of promotion, or when the standby is one no more; never when the cycle ends before. */
-async function keepVigil(sidecar: Sidecar, sign: Sign, over: AbortSignal): Promise<null> {
-  const wake = new AbortController();
-  sign.onGiven(() => wake.abort());
-  while (!over.aborted) {
-    await sleep(PULSE_MS, AbortSignal.any([over, wake.signal]));
-    if (sign.given) return null;
-    if (over.aborted) break;
-    // what is wrong with the standby is for the cycle itself to find
-    const pulse = await sidecar.standby
-      .control()
-      .then(feelPulse)
-      .catch(() => null);
-    if (pulse && !pulse.inRecovery) return null;
-  }
-  return new Promise<null>(() => {});
-}
-
 /** For steps that a full disk must not hold up: the state in memory goes on, and repeats are all that can come of it. */
 async function recordIfPossible(sidecar: Sidecar, journal: JournalState): Promise<void> {
   await sidecar.record(journal).catch((error: unknown) => sidecar.log.error(describeError(error)));
@@ -166,7 +128,7 @@ async function noteFailedCycle(sidecar: Sidecar, error: Error): Promise<void> {
   const message = describeError(error);
   if (error instanceof PrimaryUnreachableError) {
     const known = sidecar.journal;
-    sidecar.journal = notePrimaryLost(known, sidecar.now());
+    sidecar.journal = notePrimaryLost(known, sidecar.quietUntil, sidecar.now());
     if (known !== sidecar.journal) {
       sidecar.log.warn(message);
       await recordIfPossible(sidecar, sidecar.journal);
@@ -188,32 +150,18 @@ async function reportFromJournal(sidecar: Sidecar, whyNot: string): Promise<void
   // promoted in the meantime: the nap sees it
   if (!view.inRecovery) return;
   const { nap, timeouts, now } = options;
-  const facts = { selection, policy, sidecarRunning: true, quietMs: quietMs({ nap, timeouts }) };
+  const facts = {
+    selection,
+    policy,
+    sidecarRunning: true,
+    quietMs: quietMs({ nap, timeouts }),
+    blindMs: blindMs({ timeouts }),
+  };
   options.onStatus(assessFromJournal({ ...facts, journal, standby: view, now: now() }, whyNot).status);
 }
 
 function reportProblem(sidecar: Sidecar, code: string, message: string): void {
   sidecar.options.onStatus(buildStatus(sidecar.journal, null, [{ code, severity: "stop", message }], "live"));
-}
-
-/** Naps; ends early at a sign of promotion and when WAL has come in. Throws when the standby is lost. */
-async function napUntil(sidecar: Sidecar, sign: Sign, napMs: number): Promise<"slept" | "wal" | "promotion"> {
-  const { signal } = sidecar.options;
-  const before: Lsn = sidecar.lastLook.view.flushedLsn;
-  const wake = new AbortController();
-  const until = sidecar.now() + napMs;
-  sign.onGiven(() => wake.abort());
-  for (let left = napMs; left > 0; left = until - sidecar.now()) {
-    if (sign.given) return "promotion";
-    await sleep(Math.min(left, PULSE_MS), AbortSignal.any([signal, wake.signal]));
-    if (signal.aborted) return "slept";
-    if (sign.given) return "promotion";
-    if (napMs <= PULSE_MS) continue;
-    const pulse = await feelPulse(await sidecar.standby.control());
-    if (!pulse.inRecovery) return "promotion";
-    if (pulse.flushedLsn > before) return "wal";
-  }
-  return "slept";
 }
 
 /** After a sign: waits for the end of recovery. False when the standby went on streaming: it was a false alarm. */
@@ -227,8 +175,7 @@ async function promotionSeen(sidecar: Sidecar, sign: Sign): Promise<boolean> {
   await recordIfPossible(sidecar, sidecar.journal);
   const since = sidecar.now();
   while (!signal.aborted) {
-    const pulse = await feelPulse(control);
-    if (!pulse.inRecovery) return true;
+    if (!(await isStandby(control))) return true;
     if (sidecar.now() - since > FALSE_SIGN_MS && (await observeStandby(control)).view.streaming) break;
     await sleep(sidecar.now() - since < FALSE_SIGN_MS ? PROMOTING_PULSE_MS : SLOW_PROMOTION_PULSE_MS, signal);
   }
@@ -278,7 +225,7 @@ async function liveAsPrimary(sidecar: Sidecar): Promise<void> {
       sidecar.now() + (incomplete ? retryDelay(failures + 2, Math.random()) : Number.POSITIVE_INFINITY);
     while (!signal.aborted && sidecar.now() < until) {
       await sleep(PRIMARY_PULSE_MS, signal);
-      if (signal.aborted || (await feelPulse(await sidecar.standby.control())).inRecovery) return;
+      if (signal.aborted || (await isStandby(await sidecar.standby.control()))) return;
     }
   }
 }

@@ -7,6 +7,7 @@ import { assertNever } from "../domain/assert-never.ts";
 import type { JournalState } from "../domain/journal.ts";
 import { noteDone, noteFailure } from "../domain/journal-update.ts";
 import type { Selection } from "../domain/judge.ts";
+import type { Lsn } from "../domain/lsn.ts";
 import type { NapBounds } from "../domain/nap.ts";
 import type { Memory, Policy } from "../domain/plan.ts";
 import { guardBackoffKey, holdBackoffKey, pluginBackoffKey } from "../domain/plan-guard.ts";
@@ -49,6 +50,10 @@ export class Sidecar {
   readonly primary: PrimaryLink;
   applier: Applier;
   journal: JournalState;
+  /** The primary's WAL position when it was last observed. */
+  primaryWalLsn: Lsn | null = null;
+  /** Until when it was seen to have written nothing since; ms. */
+  quietUntil = 0;
   /** Counts the cycles of this process. */
   cycles = 0;
   #lastLook: StandbyLook | null = null;

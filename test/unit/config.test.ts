@@ -73,7 +73,7 @@ slots:
 state_directory: /state
 nap: {min_ms: 10, max_ms: 10}
 log: {level: debug, format: pretty}
-http: {listen: "[::1]:9187"}
+http: {listen: "[::1]:9287"}
 timeouts: {connect_ms: 100, statement_ms: 200, answer_ms: 300}
 guards: {databases: [shop]}
 advance: {duty: 0.5}
@@ -90,7 +90,7 @@ finish: {connections: 32}
       stateDirectory: "/state",
       nap: { minMs: 10, maxMs: 10 },
       log: { level: "debug", format: "pretty" },
-      http: { listen: { host: "::1", port: 9187 } },
+      http: { listen: { host: "::1", port: 9287 } },
       timeouts: { connectMs: 100, statementMs: 200, answerMs: 300 },
       guards: { databases: ["shop"] },
       advance: { duty: 0.5 },
@@ -142,7 +142,7 @@ describe("every key is also a variable", () => {
     const example: Record<string, string> = {
       text: "/x",
       number: String(key.default),
-      listen: "9187",
+      listen: "9287",
       databases: "shop,crm",
       selectors: "name=a",
     };
@@ -163,13 +163,13 @@ describe("every key is also a variable", () => {
     const config = loadEnv({
       SLOTSYNC_NAP_MIN_MS: " 50 ",
       SLOTSYNC_ADVANCE_DUTY: ".5",
-      SLOTSYNC_HTTP_LISTEN: "9187",
+      SLOTSYNC_HTTP_LISTEN: "9287",
       SLOTSYNC_GUARDS_DATABASES: "shop, crm",
       SLOTSYNC_STANDBY_NAME: "",
     });
     expect(config.nap.minMs).toBe(50);
     expect(config.advance.duty).toBe(0.5);
-    expect(config.http.listen).toEqual({ host: "127.0.0.1", port: 9187 });
+    expect(config.http.listen).toEqual({ host: "127.0.0.1", port: 9287 });
     expect(config.guards.databases).toEqual(["shop", "crm"]);
     expect(config.standby.name).toBeUndefined();
     expect(loadEnv({ SLOTSYNC_GUARDS_DATABASES: '["a,b"]' }).guards.databases).toEqual(["a,b"]);
@@ -369,8 +369,8 @@ it("whatever the file says, the loader answers or throws ConfigError", () => {
 
 describe("addresses to listen on", () => {
   it.each<[string | number, unknown]>([
-    [9187, { host: "127.0.0.1", port: 9187 }],
-    ["9187", { host: "127.0.0.1", port: 9187 }],
+    [9287, { host: "127.0.0.1", port: 9287 }],
+    ["9287", { host: "127.0.0.1", port: 9287 }],
     ["0.0.0.0:0", { host: "0.0.0.0", port: 0 }],
     ["db-2.example:80", { host: "db-2.example", port: 80 }],
     ["[::]:80", { host: "::", port: 80 }],
@@ -421,7 +421,7 @@ describe("what is shipped in config/ says the same as the code", () => {
     expect(config).toMatchObject({
       standby: { name: "db2", dataDirectory: expect.any(String) },
       primary: { conn: { host: "db1" } },
-      http: { listen: { port: 9187 } },
+      http: { listen: { port: 9287 } },
     });
     for (const key of CONFIG_KEYS) {
       const name = key.path.split(".").at(-1);

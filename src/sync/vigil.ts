@@ -1,0 +1,103 @@
+/**
+ * What is watched between and beside the cycles: signs of a promotion, the standby's role, and new WAL on the primary. Where WAL
+ * flows, a slot that is made is seen soon however long nothing has happened to the slots; where none does, no subscriber can have
+ * confirmed anything new, and what was observed last still holds.
+ */
+import { primaryWalPosition } from "../observe/primary.ts";
+import { isStandby } from "../observe/standby.ts";
+import { sleep } from "../pg/sleep.ts";
+import type { Sidecar } from "./sidecar.ts";
+
+/** How often the short questions are asked. */
+const PULSE_MS = 400;
+
+/** A sign of promotion, given once and waited for by whoever naps. */
+export class Sign {
+  given = false;
+  #wake = () => {};
+
+  give(): void {
+    this.given = true;
+    this.#wake();
+  }
+
+  onGiven(wake: () => void): void {
+    this.#wake = wake;
+  }
+}
+
+/** Resolves with null at a sign of promotion, or when the standby is one no more; never when `over` aborts before. */
+export async function keepVigil(sidecar: Sidecar, sign: Sign, over: AbortSignal): Promise<null> {
+  const wake = new AbortController();
+  sign.onGiven(() => wake.abort());
+  while (!over.aborted) {
+    await sleep(PULSE_MS, AbortSignal.any([over, wake.signal]));
+    if (sign.given) return null;
+    if (over.aborted) break;
+    // what is wrong with the standby is for the cycle itself to find
+    const standby = await sidecar.standby
+      .control()
+      .then(isStandby)
+      .catch(() => true);
+    if (!standby) return null;
+  }
+  return new Promise<null>(() => {});
+}
+
+/** Naps; ends early at a sign of promotion, and at news from the primary. Throws when the standby is lost. */
+export async function napUntil(
+  sidecar: Sidecar,
+  sign: Sign,
+  napMs: number,
+): Promise<"slept" | "news" | "promotion"> {
+  const { signal } = sidecar.options;
+  const wake = new AbortController();
+  const primary = new PrimaryPulse(sidecar, () => wake.abort());
+  const until = sidecar.now() + napMs;
+  sign.onGiven(() => wake.abort());
+  for (let left = napMs; left > 0; left = until - sidecar.now()) {
+    if (sign.given) return "promotion";
+    await sleep(Math.min(left, PULSE_MS), AbortSignal.any([signal, wake.signal]));
+    if (signal.aborted) return "slept";
+    if (sign.given) return "promotion";
+    if (primary.news) return "news";
+    if (napMs <= PULSE_MS) continue;
+    primary.ask();
+    if (!(await isStandby(await sidecar.standby.control()))) return "promotion";
+  }
+  return "slept";
+}
+
+/** Asks the primary without waiting for it: one that hangs must not keep a promotion from being seen. */
+class PrimaryPulse {
+  news = false;
+  readonly #sidecar: Sidecar;
+  readonly #wake: () => void;
+  #asking = false;
+
+  constructor(sidecar: Sidecar, wake: () => void) {
+    this.#sidecar = sidecar;
+    this.#wake = wake;
+  }
+
+  ask(): void {
+    // while the primary is lost the nap is the pause before the next try
+    const session = this.#sidecar.primary.current;
+    if (!session || this.#asking) return;
+    this.#asking = true;
+    const askedAt = this.#sidecar.now();
+    primaryWalPosition(session)
+      .then(
+        (position) => position === this.#sidecar.primaryWalLsn,
+        () => false,
+      )
+      .then((quiet) => {
+        this.#asking = false;
+        if (quiet) this.#sidecar.quietUntil = askedAt;
+        else {
+          this.news = true;
+          this.#wake();
+        }
+      });
+  }
+}
