@@ -9,6 +9,7 @@ import type { Xid } from "../../../src/domain/xid.ts";
 
 const NOW = 1_800_000_000_000;
 const QUIET_MS = 50_000;
+const BLIND_MS = 22_000;
 const GUARD = guardName("0123abcd", 5, 1);
 const lsn = (value: number) => BigInt(value) as Lsn;
 
@@ -61,6 +62,8 @@ function journal(records: SlotRecord[], more: Partial<JournalState> = {}): Journ
     systemIdentifier: "77",
     primaryTimeline: 1,
     observedAt: NOW - 1_000,
+    quietUntil: more.observedAt ?? NOW - 1_000,
+    feedbackSince: lsn(900),
     guards: { 5: { name: GUARD, database: "app", databaseOid: 5, state: "owned", maxTarget: null } },
     plugins: ["pgoutput"],
     slots: new Map(records.map((one) => [one.name, one])),
@@ -77,6 +80,8 @@ function standby(slots: LogicalSlot[], more: Partial<StandbyView> = {}): Standby
     hotStandbyFeedback: true,
     primarySlotName: "standby1",
     maxReplicationSlots: 20,
+    keptSegments: null,
+    walSegmentBytes: 16 * 1024 * 1024,
     usedSlots: slots.length,
     replayLsn: lsn(1_000),
     flushedLsn: lsn(1_000),
@@ -110,6 +115,7 @@ function input(more: Partial<AssessInput> & Pick<AssessInput, "journal" | "stand
     now: NOW,
     sidecarRunning: true,
     quietMs: QUIET_MS,
+    blindMs: BLIND_MS,
     ...more,
   };
 }
@@ -172,6 +178,26 @@ describe("while both servers answer", () => {
     }
   });
 
+  test("9. WAL that was written before the feedback took hold must have been replayed (I4)", () => {
+    const since = (position: number) =>
+      live(
+        { ...synced, journal: journal([record("a", 200)], { feedbackSince: lsn(position) }) },
+        primary([slot("a", 200)]),
+      );
+    expect(since(1_000)).toMatchObject({ code: 0 });
+    expect(since(1_001)).toMatchObject({ code: 1, line: expect.stringContaining("catalog_rows_unproven") });
+  });
+
+  test("10. a slot whose WAL the next checkpoint may remove is not ready, though the WAL is here (I3)", () => {
+    const kept = (keptSegments: number) =>
+      live(
+        { ...synced, standby: standby([guard, slot("a", 200)], { keptSegments, walSegmentBytes: 400 }) },
+        primary([slot("a", 200)]),
+      );
+    expect(kept(3)).toMatchObject({ code: 0 });
+    expect(kept(2)).toMatchObject({ code: 1, line: expect.stringContaining("max_slot_wal_keep_size") });
+  });
+
   test("8. --slot asks about one slot only", () => {
     const seen = primary([slot("a", 200), slot("behind", 50)]);
     const assessment = assessLive(input(synced), seen);
@@ -198,7 +224,7 @@ describe("while the primary is dead", () => {
   });
 
   test.each<[string, Partial<JournalState>, boolean]>([
-    ["no sidecar was there to see when it was lost", { observedAt: NOW - QUIET_MS - 1 }, false],
+    ["no sidecar was there to see when it was lost", { observedAt: NOW - BLIND_MS - 1 }, false],
     ["the sidecar hangs", { observedAt: NOW - QUIET_MS - 1 }, true],
     ["it was lost long after it was last seen", { observedAt: NOW - 9e8, primaryLostAt: NOW - 1 }, true],
     ["it has never been seen", { observedAt: 0 }, true],
