@@ -18,6 +18,7 @@ import type { PgServer } from "../../src/sandbox/server.ts";
 import { startCluster, type TestCluster } from "../support/cluster-fixture.ts";
 import { createLogicalSlot } from "../support/consumer.ts";
 import { testedMajors } from "../support/majors.ts";
+import { startProxy } from "../support/proxy.ts";
 import { startSidecar, type TestSidecar } from "../support/sidecar.ts";
 import { confirm, positionOf, sidecarSlots, slotsOf } from "../support/slots.ts";
 import {
@@ -151,6 +152,30 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
     expect(parseLsn(ready?.slots[0]?.primaryConfirmedFlushLsn ?? "")).toBe(await positionOf(primary, "kept"));
   });
 
+  test("a slot is not called ready before this standby's feedback holds its catalog rows on the primary (I4)", async () => {
+    const { primary, standby } = await startCluster({
+      major,
+      standbySettings: { wal_receiver_status_interval: "3s" },
+    });
+    const sidecar = await startSidecar(standby, { nap: { minMs: 50, maxMs: 100 } });
+    await sidecar.until("the guard", hasGuard);
+    await createLogicalSlot(primary, "kept");
+    const held =
+      "select from pg_catalog.pg_replication_slots where slot_name = 'standby1' and catalog_xmin is not null";
+    let tooEarly = false;
+    await eventually(
+      async () => {
+        const ready = sidecar.status?.ready === true && sidecar.status.slots.length > 0;
+        const holds = (await primary.query(held)).length > 0;
+        tooEarly ||= ready && !holds;
+        return ready;
+      },
+      { what: "the slot to be ready", intervalMs: 30 },
+    );
+    expect(tooEarly, "ready before the primary held the rows").toBe(false);
+    expect(sidecar.history.some(({ slots }) => slots[0]?.reason === "catalog_rows_unproven")).toBe(true);
+  });
+
   // open: the feedback that is back holds what is left; what was removed before is known only once the WAL up to then is replayed
   test.fails("a slot is not called ready while WAL that takes its catalog rows away is here and not replayed (I4)", async () => {
     const cluster = await startCluster({ major });
@@ -232,6 +257,19 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
       expect(await slotsOf(standby)).toEqual(new Map());
     });
 
+    test("in another database is dropped and made anew there", async () => {
+      const { primary, standby } = await startCluster({ major });
+      await primary.query("create database app");
+      const sidecar = await startSidecar(standby);
+      await sidecar.until("both guards", (status) => status.guards.length === 2 && hasGuard(status));
+      await createLogicalSlot(primary, "again");
+      await sidecar.untilSlot("again", "synced");
+      await primary.query("select pg_catalog.pg_drop_replication_slot('again')");
+      await createLogicalSlot(primary, "again", { database: "app" });
+      await untilAllSynced(sidecar, primary);
+      expect((await slotsOf(standby)).get("again")?.database).toBe("app");
+    });
+
     test("in a database that was dropped and made anew gets a new guard, and is protected past it", async () => {
       const { primary, standby } = await startCluster({ major });
       await primary.query("create database app");
@@ -250,7 +288,7 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
     });
   });
 
-  test("a slot that was found unsafe and could not be dropped before does not exist after a failover (I6)", async () => {
+  test("a slot that was found to be another and could not be dropped before is not there as it was after a failover (I5, I6)", async () => {
     const cluster = await startCluster({ major });
     const { primary, standby } = cluster;
     const sidecar = await startSidecar(standby);
@@ -264,7 +302,10 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
     );
     expect((await slotsOf(standby)).get("unsafe")?.plugin).toBe("test_decoding");
     await failOver(cluster, sidecar);
-    expect([...(await slotsOf(standby)).keys()]).toEqual(["fine"]);
+    const left = await slotsOf(standby);
+    expect(left.has("fine")).toBe(true);
+    // made anew out of the guard as what it is now, or not there
+    expect(left.get("unsafe")?.plugin ?? "pgoutput").toBe("pgoutput");
   });
 
   test("a same-named slot of somebody else's is left alone, through a failover too, and the others go on (I7)", async () => {
@@ -379,6 +420,11 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
     await sidecar.until("the other to follow", ({ slots }) =>
       slots.some(({ name, lagBytes }) => name === "having" && lagBytes === 0),
     );
+    expect(
+      sidecar.history.some(({ slots }) =>
+        slots.some(({ name, detail }) => name === "having" && detail?.includes("test_decoding")),
+      ),
+    ).toBe(false);
     expect(sidecar.status?.ready).toBe(false);
     standby.configure({ dynamic_library_path: "$libdir" });
     await confirm(primary, "lacking");
@@ -497,12 +543,19 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
 
   test("a slot is protected the moment it is seen, whenever it is made, and the guard is never past it (G1)", async () => {
     const { primary, standby } = await startCluster({ major });
-    const sidecar = await startSidecar(standby, { nap: { minMs: 5, maxMs: 10 } });
+    // a slow way to the standby: between the look at the primary and the look at the standby, much is written and replayed
+    const proxy = await startProxy({ targetPort: standby.port });
+    onTestFinished(() => proxy.close());
+    const sidecar = await startSidecar(standby, {
+      nap: { minMs: 5, maxMs: 10 },
+      dsn: `postgresql://postgres@127.0.0.1:${proxy.port}/postgres`,
+    });
     await syncSlots(sidecar, primary, "first");
+    proxy.delay(25);
     const since = sidecar.history.length;
     const guardBefore = parseLsn(sidecar.status?.guards[0]?.confirmedFlushLsn ?? "");
     // with a megabyte behind it the guard is moved before every copy
-    for (let round = 0; round < 25; round++) {
+    for (let round = 0; round < 12; round++) {
       const names = [0, 1, 2, 3].map((each) => `made_${round}_${each}`);
       await Promise.all(
         names.map(async (name) => {
@@ -516,14 +569,14 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
       );
     }
     const seen = sidecar.history.slice(since).flatMap((status) => status.slots);
-    expect(new Set(seen.map(({ name }) => name)).size).toBe(101);
+    expect(new Set(seen.map(({ name }) => name)).size).toBe(49);
     expect(
       seen
         .filter(({ reason }) => reason !== null && !PASSING.includes(reason))
         .map(({ name, reason }) => `${name}: ${reason}`),
     ).toEqual([]);
     const guardAfter = parseLsn(sidecar.status?.guards[0]?.confirmedFlushLsn ?? "");
-    expect(guardAfter - guardBefore, "bytes that the guard moved").toBeGreaterThan(BigInt(10 * MB));
+    expect(guardAfter - guardBefore, "bytes that the guard moved").toBeGreaterThan(BigInt(8 * MB));
   });
 
   test("a slot is never to be seen at a wrong position while a promotion is finished (G2b)", async () => {

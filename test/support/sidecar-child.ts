@@ -34,8 +34,11 @@ function dyingAt<A extends unknown[], R>(
 if (crash?.at === "statement") {
   const pattern = new RegExp(crash.matching);
   const query = pg.Client.prototype.query as (...args: unknown[]) => unknown;
-  const textOf = (statement: unknown) =>
-    typeof statement === "string" ? statement : ((statement as { text?: string }).text ?? "");
+  const textOf = (statement: unknown) => {
+    if (typeof statement === "string") return statement;
+    const { text = "", values = [] } = statement as { text?: string; values?: unknown[] };
+    return `${text} -- ${JSON.stringify(values)}`;
+  };
   const wrapped = dyingAt(
     crash,
     (_client: pg.Client, statement: unknown) => pattern.test(textOf(statement)),

@@ -7,7 +7,7 @@ import type { Status } from "../../src/domain/status.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import { eventually } from "./wait.ts";
 
-/** Where the process ends itself with SIGKILL: around the nth write of its journal, or the nth statement that fits. */
+/** Where the process ends itself with SIGKILL: around the nth write of its journal, or the nth statement that fits, parameters and all. */
 export type CrashPoint = { when: "before" | "after"; nth: number } & (
   | { at: "save" }
   | { at: "statement"; matching: string }
