@@ -45,7 +45,7 @@ export function expectUnmoved(rows: readonly { done: string | null }[], what: st
 }
 
 /** The reason shown for a failed action. SQLSTATEs decide, never texts. */
-export function reasonOf(error: unknown): Reason {
+function reasonOf(error: unknown): Reason {
   if (error instanceof ReasonedError) return error.reason;
   if (isPgError(error, SQLSTATE.undefinedFile)) return "wal_or_rows_removed";
   if (isPgError(error, SQLSTATE.configurationLimitExceeded)) return "too_many_slots";

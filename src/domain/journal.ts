@@ -4,7 +4,7 @@ import type { Protection, Reason } from "./protection.ts";
 import type { SlotIdentity } from "./slot.ts";
 
 /** A guard that is ours. `creating` is written before the statement runs: its name is unique, so whatever appears under it is ours. */
-export interface GuardRecord {
+interface GuardRecord {
   name: string;
   database: string;
   databaseOid: number;

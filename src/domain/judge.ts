@@ -25,7 +25,7 @@ export interface Judgement {
 }
 
 /** The primary's slots that the selectors choose; temporary ones and a sidecar's own never. */
-export function chooseSlots(slots: readonly PrimarySlot[], selection: Selection): PrimarySlot[] {
+function chooseSlots(slots: readonly PrimarySlot[], selection: Selection): PrimarySlot[] {
   return slots.filter(
     (slot) =>
       !slot.temporary &&

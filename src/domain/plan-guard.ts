@@ -8,7 +8,7 @@ import type { Backoff, Memory, PlanInput } from "./plan.ts";
 import { type StandbySlot, slotNamed } from "./slot.ts";
 
 /** One of our own slots, usable: valid and with a position. */
-export type Source = StandbySlot & { confirmedFlushLsn: Lsn; restartLsn: Lsn };
+type Source = StandbySlot & { confirmedFlushLsn: Lsn; restartLsn: Lsn };
 
 export interface DatabaseState {
   oid: number;

@@ -73,7 +73,7 @@ export interface Plan {
 const GRACE_AFTER_SWITCH_MS = 60_000;
 
 /** True while slots missing on the primary are not yet believed to be gone. */
-export function inDropGrace(journal: JournalState, primary: PrimaryView, now: number): boolean {
+function inDropGrace(journal: JournalState, primary: PrimaryView, now: number): boolean {
   if (journal.primaryTimeline !== null && journal.primaryTimeline !== primary.timeline) return true;
   return now < journal.timelineSince + GRACE_AFTER_SWITCH_MS;
 }

@@ -27,7 +27,7 @@ export interface SlotStatus {
   since: string;
 }
 
-export interface GuardStatus {
+interface GuardStatus {
   database: string;
   name: string;
   confirmedFlushLsn: string | null;

@@ -23,7 +23,7 @@ export interface SlotRow {
 }
 
 /** Null for a physical slot. A slot whose database has just been dropped still shows its oid. */
-export function toLogicalSlot(row: SlotRow): LogicalSlot | null {
+function toLogicalSlot(row: SlotRow): LogicalSlot | null {
   if (row.slot_type !== "logical" || row.plugin === null || row.database_oid === null) return null;
   return {
     name: row.name,

@@ -8,15 +8,15 @@
 import { assertNever } from "../domain/assert-never.ts";
 
 /** Quotes a value as a string literal under standard_conforming_strings = on. */
-export function quoteLiteral(value: string): string {
+function quoteLiteral(value: string): string {
   return `'${value.replaceAll("'", "''")}'`;
 }
 
 /** Which columns of pg_replication_slots say that a slot has been given up. */
-export type InvalidationColumns = "wal_status" | "conflicting" | "invalidation_reason";
+type InvalidationColumns = "wal_status" | "conflicting" | "invalidation_reason";
 
 /** By capability: `invalidation_reason` since 17, `conflicting` in 16, before that only `wal_status`. */
-export function invalidationColumns(serverVersionNum: number): InvalidationColumns {
+function invalidationColumns(serverVersionNum: number): InvalidationColumns {
   if (serverVersionNum >= 170_000) return "invalidation_reason";
   return serverVersionNum >= 160_000 ? "conflicting" : "wal_status";
 }

@@ -37,7 +37,7 @@ const PROGRESS_EVERY_MS = 1_000;
  * Brings every slot to its exact recorded position, makes those that only a guard holds, removes what is not safe, then removes our
  * guards, and returns the gap report, which is journalled. Throws when the server is still (or again) a standby, or is lost.
  */
-export async function finishPromotion(context: FinishContext): Promise<FinishReport> {
+async function finishPromotion(context: FinishContext): Promise<FinishReport> {
   const started = context.now();
   const look = await observePromoted(context.control);
   if (look.inRecovery) throw new Error("this server is a standby: there is no promotion to finish");
