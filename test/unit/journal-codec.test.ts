@@ -112,6 +112,8 @@ const journal: fc.Arbitrary<JournalState> = fc.record(
     timelineSince: time,
     observedAt: time,
     standbyFlushedLsn: orNull(lsn),
+    feedbackSince: orNull(lsn),
+    quietUntil: time,
     primaryLostAt: orNull(time),
     guardSerial: fc.nat(),
     guards: fc

@@ -291,6 +291,8 @@ export class World {
       hotStandbyFeedback: true,
       primarySlotName: "standby1",
       maxReplicationSlots: this.maxSlots,
+      keptSegments: null,
+      walSegmentBytes: Number(16n * MB),
       usedSlots: this.standby.size,
       replayLsn: this.replay as Lsn,
       flushedLsn: (this.streaming ? this.flushed : this.replay) as Lsn,
