@@ -7,6 +7,7 @@ import { StatusBoard } from "../http/status-board.ts";
 import { createLogger } from "../log/logger.ts";
 import { quietMs } from "../sync/from-config.ts";
 import { runLoop } from "../sync/loop.ts";
+import { startAudit } from "./audit.ts";
 import { EXIT } from "./exit.ts";
 import { afterPredecessor } from "./predecessor.ts";
 import { settingsOf, standbyName, standbyTarget } from "./settings.ts";
@@ -65,6 +66,8 @@ async function run({ config, warnings }: LoadedConfig): Promise<number> {
       onStatus: (status) => board.post(status, sidecar.cycles),
     });
     let http: HttpServer | null = null;
+    const { schedule } = config.audit;
+    const audit = schedule === undefined ? null : startAudit(schedule, board, log);
     try {
       http = await maybeStartHttp(config, board, log);
       log.info(
@@ -80,6 +83,7 @@ async function run({ config, warnings }: LoadedConfig): Promise<number> {
         if (!stopping.signal.aborted) throw error;
       });
     } finally {
+      audit?.stop();
       await Promise.all([sidecar.close(), http?.close()]);
     }
   } finally {

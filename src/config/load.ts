@@ -41,6 +41,7 @@ export interface Config {
   readonly guards: { readonly databases: "auto" | readonly string[] };
   readonly advance: { readonly duty: number };
   readonly finish: { readonly connections: number };
+  readonly audit: { readonly schedule?: string };
 }
 
 export interface ConfigProblem {
@@ -482,6 +483,7 @@ export function loadConfig({ file, env, flags = {} }: ConfigSources): LoadedConf
     guards: raw.guards,
     advance: raw.advance,
     finish: raw.finish,
+    audit: raw.audit.schedule === undefined ? {} : { schedule: raw.audit.schedule },
   };
   const warnings =
     config.slots.include.length === 0

@@ -1,5 +1,6 @@
 // Every key of the configuration, defined once: the checks, the defaults, the words that explain a key and those
 // that say what to put there. The JSON Schema, the environment variables and the messages all come from here.
+import { validate as validateCron } from "node-cron";
 import * as z from "zod";
 
 /** How a key's value is written where only text can be: in the environment and on the command line. */
@@ -200,7 +201,21 @@ const finish = z.strictObject({
   }),
 });
 
-const SECTIONS = { standby, primary, slots, nap, log, http, timeouts, guards, advance, finish };
+const audit = z.strictObject({
+  schedule: key(
+    z
+      .string()
+      .refine((text) => validateCron(text), { abort: true })
+      .optional(),
+    {
+      description:
+        "When to log one line that says whether this standby is ready, as a cron expression in local time. At the level error when it is not. Default: never.",
+      expects: 'a cron expression of five or six fields, such as "0 6 * * *" for six in the morning',
+    },
+  ),
+});
+
+const SECTIONS = { standby, primary, slots, nap, log, http, timeouts, guards, advance, finish, audit };
 
 const TOP_LEVEL = {
   state_directory: key(z.string().min(1).default("/var/lib/pg-slotsync"), {
@@ -221,6 +236,7 @@ const SECTION_DESCRIPTIONS: Readonly<Record<keyof typeof SECTIONS, string>> = {
   guards: "The guard slots.",
   advance: "The cost of keeping slots current.",
   finish: "The work at a promotion.",
+  audit: "The readiness line at set times.",
 };
 
 export const configSchema = z.strictObject({
@@ -235,6 +251,7 @@ export const configSchema = z.strictObject({
   guards: guards.prefault({}).meta({ description: SECTION_DESCRIPTIONS.guards }),
   advance: advance.prefault({}).meta({ description: SECTION_DESCRIPTIONS.advance }),
   finish: finish.prefault({}).meta({ description: SECTION_DESCRIPTIONS.finish }),
+  audit: audit.prefault({}).meta({ description: SECTION_DESCRIPTIONS.audit }),
 });
 
 export interface ConfigKey {

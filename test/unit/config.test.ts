@@ -59,6 +59,7 @@ describe("a configuration is read into its parts", () => {
       guards: { databases: "auto" },
       advance: { duty: 0.05 },
       finish: { connections: 4 },
+      audit: {},
     });
     expect(warnings).toEqual([expect.stringContaining("slots.include is empty")]);
   });
@@ -146,9 +147,13 @@ describe("every key is also a variable", () => {
       databases: "shop,crm",
       selectors: "name=a",
     };
-    const text = { "log.level": "warn", "log.format": "pretty", "standby.dsn": DSN, "primary.dsn": DSN }[
-      key.path
-    ];
+    const text = {
+      "log.level": "warn",
+      "log.format": "pretty",
+      "standby.dsn": DSN,
+      "primary.dsn": DSN,
+      "audit.schedule": "0 6 * * *",
+    }[key.path];
     expect(() => loadEnv({ [name]: text ?? example[key.form] ?? "" })).not.toThrow();
     expect(problemsOf(() => loadEnv({ [name]: key.form === "text" ? "=\0=" : "{" })).length).toBe(
       // paths and names may be any text
@@ -416,12 +421,13 @@ describe("what is shipped in config/ says the same as the code", () => {
   });
 
   it("the example has every key, and is accepted with those that are commented out too", () => {
-    const uncommented = example.replace(/^( *)# (?=(data_directory|name|dsn|listen): )/gm, "$1");
+    const uncommented = example.replace(/^( *)# (?=(data_directory|name|dsn|listen|schedule): )/gm, "$1");
     const { config } = load(uncommented);
     expect(config).toMatchObject({
       standby: { name: "db2", dataDirectory: expect.any(String) },
       primary: { conn: { host: "db1" } },
       http: { listen: { port: 9287 } },
+      audit: { schedule: "0 6 * * *" },
     });
     for (const key of CONFIG_KEYS) {
       const name = key.path.split(".").at(-1);
