@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import "./small-heap.ts";
 import { main } from "./cli/program.ts";
 
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {

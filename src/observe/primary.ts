@@ -50,7 +50,7 @@ export async function observePrimary(session: PgSession, physicalSlot: string): 
 
 /** The primary's WAL position, the short question asked during a nap; null when it is a primary no more. */
 export async function primaryWalPosition(session: PgSession): Promise<Lsn | null> {
-  const [row] = await session.query<{ wal_lsn: string | null }>(PRIMARY_PULSE, [], {
+  const [[row] = []] = await session.script<{ wal_lsn: string | null }>(PRIMARY_PULSE, {
     what: "asking the primary for its WAL position",
   });
   return row ? parseLsnOrNull(row.wal_lsn) : null;

@@ -74,7 +74,7 @@ export async function observeStandby(session: PgSession): Promise<StandbyLook> {
 
 /** Whether the server is still a standby: the short question asked during a nap. */
 export async function isStandby(session: PgSession): Promise<boolean> {
-  const [row] = await session.query<{ in_recovery: boolean }>(STANDBY_PULSE, [], {
+  const [[row] = []] = await session.script<{ in_recovery: boolean }>(STANDBY_PULSE, {
     what: "asking the standby whether it still is one",
   });
   if (!row) throw new Error("the standby's answer is incomplete");

@@ -8,8 +8,11 @@ import { isStandby } from "../observe/standby.ts";
 import { sleep } from "../pg/sleep.ts";
 import type { Sidecar } from "./sidecar.ts";
 
-/** How often the short questions are asked. */
+/** How often the short questions are asked, … */
 const PULSE_MS = 400;
+/** … and once a nap has become long: still often enough to notice a promotion within a second. */
+const LONG_NAP_MS = 3_000;
+const LONG_NAP_PULSE_MS = 900;
 
 /** A sign of promotion, given once and waited for by whoever naps. */
 export class Sign {
@@ -52,20 +55,27 @@ export async function napUntil(
 ): Promise<"slept" | "news" | "promotion"> {
   const { signal } = sidecar.options;
   const wake = new AbortController();
-  const primary = new PrimaryPulse(sidecar, () => wake.abort());
+  const wakeUp = () => wake.abort();
+  const primary = new PrimaryPulse(sidecar, wakeUp);
   const until = sidecar.now() + napMs;
-  sign.onGiven(() => wake.abort());
-  for (let left = napMs; left > 0; left = until - sidecar.now()) {
-    if (sign.given) return "promotion";
-    await sleep(Math.min(left, PULSE_MS), AbortSignal.any([signal, wake.signal]));
-    if (signal.aborted) return "slept";
-    if (sign.given) return "promotion";
-    if (primary.news) return "news";
-    if (napMs <= PULSE_MS) continue;
-    primary.ask();
-    if (!(await isStandby(await sidecar.standby.control()))) return "promotion";
+  const pulseMs = napMs < LONG_NAP_MS ? PULSE_MS : LONG_NAP_PULSE_MS;
+  sign.onGiven(wakeUp);
+  signal.addEventListener("abort", wakeUp);
+  try {
+    for (let left = napMs; left > 0; left = until - sidecar.now()) {
+      if (sign.given) return "promotion";
+      await sleep(Math.min(left, pulseMs), wake.signal);
+      if (signal.aborted) return "slept";
+      if (sign.given) return "promotion";
+      if (primary.news) return "news";
+      if (napMs <= PULSE_MS) continue;
+      primary.ask();
+      if (!(await isStandby(await sidecar.standby.control()))) return "promotion";
+    }
+    return "slept";
+  } finally {
+    signal.removeEventListener("abort", wakeUp);
   }
-  return "slept";
 }
 
 /** Asks the primary without waiting for it: one that hangs must not keep a promotion from being seen. */
