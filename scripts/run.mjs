@@ -10,18 +10,18 @@ import { fileURLToPath } from "node:url";
 const root = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
 const bin = (name) => path.join(root, "node_modules", ".bin", name);
 
+const BUILD = [
+  ["tsc", "-p", "tsconfig.build.json"],
+  // tsc leaves it without the bit that lets it run as it is
+  ["node", "-e", "require('node:fs').chmodSync('dist/main.js', 0o755)"],
+];
+
 const TASKS = {
-  build: [["tsc", "-p", "tsconfig.build.json"]],
+  build: BUILD,
   test: [["vitest", "run"]],
   check: [["biome", "check", "--error-on-warnings", "."], ["tsc", "-p", "tsconfig.json"], ["knip"]],
-  demo: [
-    ["tsc", "-p", "tsconfig.build.json"],
-    ["node", "dist/main.js", "demo"],
-  ],
-  bench: [
-    ["tsc", "-p", "tsconfig.build.json"],
-    ["tsx", "bench/main.ts"],
-  ],
+  demo: [...BUILD, ["node", "dist/main.js", "demo"]],
+  bench: [...BUILD, ["tsx", "bench/main.ts"]],
 };
 
 let child;
