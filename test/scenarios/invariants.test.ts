@@ -11,7 +11,7 @@ import { createGuard } from "../../src/apply/guard.ts";
 import { HoldKeeper } from "../../src/apply/hold.ts";
 import { probePlugin } from "../../src/apply/probe.ts";
 import { replaceSlot } from "../../src/apply/replace.ts";
-import { type Lsn, parseLsn } from "../../src/domain/lsn.ts";
+import { formatLsn, type Lsn, parseLsn } from "../../src/domain/lsn.ts";
 import { parseConnInfo } from "../../src/pg/conninfo.ts";
 import { openSession, type PgSession } from "../../src/pg/session.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
@@ -573,16 +573,24 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
     const { primary, standby } = await startCluster({ major });
     const sidecar = await startSidecar(standby, { nap: { minMs: 5, maxMs: 10 } });
     await syncSlots(sidecar, primary, "first");
-    const link = sidecar.sidecar.standby;
-    const control = link.control.bind(link);
+    const links = sidecar.sidecar;
+    const session = links.primary.session.bind(links.primary);
+    const control = links.standby.control.bind(links.standby);
+    let polling = false;
     let pending = true;
-    link.control = async () => {
-      if (pending) {
+    links.primary.session = (conninfo) => {
+      polling = true;
+      return session(conninfo);
+    };
+    links.standby.control = async () => {
+      const between = polling;
+      polling = false;
+      if (between && pending) {
         pending = false;
         // enough for the guard to be moved at once, to whatever the standby shows
         await writeWal(primary, 20 * MB);
         await createLogicalSlot(primary, "between");
-        await primary.query("select pg_catalog.pg_logical_emit_message(false, 'filler', 'x')");
+        await primary.query("create table past_it (id int)");
         await waitForReplay(primary, standby);
       }
       return control();
@@ -660,7 +668,7 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
     await sidecar.until("the guard to pass it", () => guard() > between);
     expect(guard()).toBeGreaterThan(before);
     // past what the hold keeps, and behind the guard
-    await confirm(primary, "far", `0/${between.toString(16)}`);
+    await confirm(primary, "far", formatLsn(between));
     await untilAllSynced(sidecar, primary);
     const promised = await promisedStreams(cluster, "far", "near");
     await failOver(cluster, sidecar);
@@ -674,12 +682,23 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
     const sidecar = await startSidecar(standby);
     const names = Array.from({ length: 20 }, (_, at) => `slot_${at}`);
     await syncSlots(sidecar, primary, ...names);
-    await writeWal(primary, 40 * MB);
+    await writeWal(primary, 20 * MB);
     await primary.query("insert into t values (1)");
-    const to = await positionAtEnd(primary);
-    for (const name of names) await confirm(primary, name, `0/${to.toString(16)}`);
+    const mid = await positionAtEnd(primary);
+    await writeWal(primary, 20 * MB);
     await primary.query("insert into t values (2)");
+    const to = await positionAtEnd(primary);
+    await primary.query("insert into t values (3)");
+    // two stay behind the others: they must not be taken along
+    await primary.query(
+      `select pg_catalog.pg_replication_slot_advance(name, case when name in ('slot_0', 'slot_1') then $2 else $3 end::pg_lsn)
+         from unnest($1::text[]) as name`,
+      [names, formatLsn(mid), formatLsn(to)],
+    );
     await untilAllSynced(sidecar, primary);
+    for (const { slots } of sidecar.history)
+      for (const slot of slots)
+        expect(slot.lagBytes ?? 0, `${slot.name} is ahead of the primary's`).toBeGreaterThanOrEqual(0);
     expect(sidecar.log.some((line) => line.includes("by a copy of the guard"))).toBe(true);
     const promised = await promisedStreams(cluster, ...names);
     await failOver(cluster, sidecar);
