@@ -30,6 +30,7 @@ export interface SlotStatus {
 interface GuardStatus {
   database: string;
   name: string;
+  /** Null while it is being made, and once the server has given it up. */
   confirmedFlushLsn: string | null;
 }
 
@@ -76,10 +77,14 @@ export function buildStatus(
     guards: Object.values(journal.guards).map(({ database, name }) => ({
       database,
       name,
-      confirmedFlushLsn: text(locals.get(name)?.confirmedFlushLsn),
+      confirmedFlushLsn: usablePosition(locals.get(name)),
     })),
     finish: journal.finish,
   };
+}
+
+function usablePosition(guard: StandbySlot | undefined): string | null {
+  return guard?.invalidation === null ? text(guard.confirmedFlushLsn) : null;
 }
 
 function slotStatus(record: SlotRecord, local: StandbySlot | undefined): SlotStatus {

@@ -350,6 +350,7 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
     const before = await slotsOf(primary);
     const config = writeConfig(primary);
     const running = startCli(["run", "-c", config.file]);
+    await running.logged(/for the standby/);
     const waited = await cli(["finish", "-c", config.file]);
     expect(waited).toMatchObject({ code: 0, stdout: expect.stringMatching(/^nothing to finish/) });
     running.kill("SIGTERM");

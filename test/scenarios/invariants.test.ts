@@ -118,7 +118,9 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
     await syncSlots(sidecar, primary, "idle", "busy");
     await removeWal(cluster, "busy");
     await untilReason(sidecar, "idle", "wal_or_rows_removed");
-    expect((await slotsOf(standby)).has("idle")).toBe(false);
+    await eventually(async () => !(await slotsOf(standby)).has("idle"), {
+      what: "the lost slot to be dropped",
+    });
     await sidecar.until("a new guard", hasGuard);
     await confirm(primary, "busy");
     await confirm(primary, "idle");
@@ -128,7 +130,10 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
     await untilReason(sidecar, "idle", "wal_or_rows_removed");
     const { finish } = await failOver(cluster, sidecar);
     expect((await slotsOf(standby)).has("idle")).toBe(false);
-    expect(finish?.slots.find(({ name }) => name === "idle")?.outcome).toBe("not_protected");
+    // by the sidecar before, or by the finishing step
+    expect(["not_protected", "dropped"]).toContain(
+      finish?.slots.find(({ name }) => name === "idle")?.outcome,
+    );
   });
 
   test("a slot that lost catalog rows is not ready, is dropped, and is made anew past the loss (I4, I6)", async () => {
