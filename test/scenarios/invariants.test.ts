@@ -116,12 +116,16 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
     const { primary, standby } = cluster;
     const sidecar = await startSidecar(standby);
     await syncSlots(sidecar, primary, "idle", "busy");
+    const former = sidecar.status?.guards.map(({ name }) => name);
     await removeWal(cluster, "busy");
     await untilReason(sidecar, "idle", "wal_or_rows_removed");
     await eventually(async () => !(await slotsOf(standby)).has("idle"), {
       what: "the lost slot to be dropped",
     });
-    await sidecar.until("a new guard", hasGuard);
+    await sidecar.until(
+      "a new guard",
+      (status) => hasGuard(status) && status.guards.every(({ name }) => !former?.includes(name)),
+    );
     await confirm(primary, "busy");
     await confirm(primary, "idle");
     await untilAllSynced(sidecar, primary);
