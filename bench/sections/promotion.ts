@@ -22,6 +22,8 @@ interface Promotion {
   /** how far the restored positions are behind what the subscribers had confirmed */
   maxRepeatedBytes: number;
   slots: number;
+  /** what the sidecar says its finishing step took */
+  finishMs: number | null;
 }
 
 interface Case extends Record<SystemKind, Promotion[]> {
@@ -141,5 +143,16 @@ async function promoteOnce(system: System, bytes: number): Promise<Promotion> {
     behindAtLast,
     maxRepeatedBytes: Math.max(...repeated),
     slots: first.size,
+    finishMs: await finishDuration(system),
   };
+}
+
+/** From the gap report in the journal, which comes a moment after the last slot. */
+async function finishDuration({ sidecar }: System): Promise<number | null> {
+  for (const until = performance.now() + 5_000; performance.now() < until; await sleep(20)) {
+    const report = sidecar?.journal()?.finish;
+    if (report) return report.durationMs;
+    if (!sidecar) break;
+  }
+  return null;
 }
