@@ -9,7 +9,7 @@ import { peakRssMiB, processCpuMs } from "./cpu.ts";
 
 const MAIN = path.join(path.dirname(import.meta.dirname), "dist", "main.js");
 
-export interface SlotMemo {
+interface SlotMemo {
   /** The position to which a promotion now would bring the slot. */
   position: Lsn | null;
   protection: string;

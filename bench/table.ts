@@ -1,6 +1,6 @@
 /** The table of figures. */
 
-export interface Row {
+interface Row {
   figure: string;
   ours: string;
   builtIn: string;

@@ -1,2 +1,2 @@
 // one way to wait, for tests and for what they test with
-export { eventually, type PollOptions } from "../../src/sandbox/poll.ts";
+export { eventually } from "../../src/sandbox/poll.ts";

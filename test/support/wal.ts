@@ -2,7 +2,7 @@ import { eventually } from "../../src/sandbox/poll.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 
 /** The server's WAL position: what it has written, or as a standby what it has replayed. */
-export async function currentLsn(server: PgServer): Promise<string> {
+async function currentLsn(server: PgServer): Promise<string> {
   const [row] = await server.query<{ lsn: string }>(
     `select case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn()
                  else pg_catalog.pg_current_wal_lsn() end::text as lsn`,

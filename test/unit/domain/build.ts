@@ -6,7 +6,7 @@ import { type Memory, type Plan, plan } from "../../../src/domain/plan.ts";
 import type { LogicalSlot, SlotIdentity } from "../../../src/domain/slot.ts";
 import type { Xid } from "../../../src/domain/xid.ts";
 
-export const ID = "0badcafe";
+const ID = "0badcafe";
 export const NOW = 1_700_000_000_000;
 export const GUARD = `slotsync_guard_1_${ID}_1`;
 export const HOLD = `slotsync_hold_1_${ID}`;
