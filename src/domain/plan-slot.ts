@@ -126,6 +126,15 @@ function decideExisting(
     };
   }
   const confirmed = slot.confirmedFlushLsn as Lsn;
+  const busy = input.memory.busyDatabases.has(local.databaseOid);
+  if (busy && record.maxTarget !== null && record.maxTarget > confirmed)
+    return {
+      slot,
+      verdict: waiting(
+        "wal_or_rows_removed",
+        "the primary's slot has gone back while ours was being moved: it may come to stand ahead of it",
+      ),
+    };
   // NULL only for one that lost its WAL, which is unsafe
   const restart = local.restartLsn ?? local.confirmedFlushLsn;
   return {

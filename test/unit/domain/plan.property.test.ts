@@ -8,7 +8,6 @@ import {
   CALM,
   type CycleScript,
   type Fate,
-  open,
   reallyOurs,
   SidecarModel,
   tally,
@@ -117,7 +116,6 @@ const cycle = fc
     kill: fc.oneof({ weight: 4, arbitrary: fc.constant(null) }, { weight: 1, arbitrary: seldom(6) }),
     peek: fc.oneof({ weight: 4, arbitrary: fc.constant(null) }, { weight: 1, arbitrary: seldom(6) }),
     leavesStatement: fc.boolean(),
-    peekJudgesLate: fc.boolean(),
     slowGuards: fc.constantFrom(false, false, true),
   })
   .map(({ between, before, kill, peek, ...rest }) => {
@@ -126,8 +124,8 @@ const cycle = fc
       betweenLooks: between.map(({ step }) => step),
       beforeActing: before.map(({ step }) => step),
       killAt: kill,
-      peekAt: open("busy") ? peek : null,
-      leavesStatement: open("late") && rest.leavesStatement,
+      peekAt: peek,
+      leavesStatement: rest.leavesStatement,
     };
     const what = `cycle(${JSON.stringify({ ...rest, kill, peek: script.peekAt, between: between.map((s) => s.what), before: before.map((s) => s.what) })})`;
     return shown(what, (model) => model.cycle(script));
@@ -228,9 +226,7 @@ function heal(model: SidecarModel): void {
   world.receive(4, 4);
   model.cycle(CALM);
   for (const record of [...model.journal.slots.values()])
-    if (record.reason === "name_conflict" && !(open("late") || open("busy")))
-      world.standby.delete(record.name);
-    else if (record.reason === "name_conflict") {
+    if (record.reason === "name_conflict") {
       const local = world.standby.get(record.name);
       if (local && (local.foreign || local.consumed)) world.standby.delete(record.name);
     }

@@ -33,28 +33,9 @@ export interface CycleScript {
   leavesStatement: boolean;
   /** Another cycle looks while this one's lane is busy, at the n-th action. */
   peekAt: number | null;
-  /** That cycle judges what it saw only when the lane is through. */
-  peekJudgesLate: boolean;
   /** Guards take until a later cycle to be made. */
   slowGuards: boolean;
 }
-
-/**
- * Histories that are known to break a claim and are left out until src/domain withstands them; SLOTSYNC_OPEN=name,name (or "all")
- * takes them in. Delete a name here together with its mend.
- * - `busy`: a later cycle looks while a lane is at work, and takes a slot for missing that is just being made.
- * - `late`: a killed sidecar's creation ends after its successor has looked.
- * - `identity`: recreated with another plugin, database or two_phase, and promoted before ours was dropped and looked for again.
- * - `new-database`: recreated in a database that has not reached the standby yet.
- * - `invalid-in-use`: invalidated on the primary while ours was in use here.
- * - `conflict-unsafe`: the same while ours stood where it was not known as ours, and a crash took it back.
- * - `recreating`: being recreated on the primary, without a position yet.
- * - `gone`: seen to be gone from the primary, and not dropped yet.
- * - `retry`: a creation is tried again from a guard that the same plan moves past it.
- * - `headroom`: a guard or hold takes the last slot that a guarded one would need.
- */
-const OPEN = new Set((process.env.SLOTSYNC_OPEN ?? "").split(","));
-export const open = (finding: string): boolean => OPEN.has(finding) || OPEN.has("all");
 
 export type WorldStep = (world: World) => void;
 
@@ -66,7 +47,6 @@ export const CALM: CycleScript = {
   killAt: null,
   leavesStatement: false,
   peekAt: null,
-  peekJudgesLate: false,
   slowGuards: false,
 };
 
@@ -227,7 +207,7 @@ export class SidecarModel {
     for (const [index, action] of actions.entries()) {
       if (script.killAt === index + 1) return this.#dieIn(action, script.leavesStatement);
       const fate = script.fates[index % script.fates.length] ?? "done";
-      const peek = script.peekAt === index ? this.#peeker(actions, script.peekJudgesLate) : null;
+      const peek = script.peekAt === index ? this.#peeker(actions) : null;
       if (action.kind === "create_guard" && script.slowGuards) {
         this.#creating.set(action.databaseOid, action);
         continue;
@@ -283,7 +263,7 @@ export class SidecarModel {
   }
 
   /** A later cycle that looks while the lane of this one is busy. */
-  #peeker(actions: readonly Action[], judgesLate: boolean) {
+  #peeker(actions: readonly Action[]) {
     let seen: { primary: PrimaryView; standby: StandbyView } | null = null;
     const busy = new Set(actions.flatMap((action) => ("databaseOid" in action ? [action.databaseOid] : [])));
     return {
@@ -293,8 +273,8 @@ export class SidecarModel {
       judge: () => {
         if (!seen) return;
         count("looked while a lane was busy");
-        // judged late, the lane counts as idle again: but what was planned then is not run here
-        this.#judge(seen.primary, seen.standby, judgesLate ? [] : busy);
+        // what was busy when the look began counts as busy, however late it is judged
+        this.#judge(seen.primary, seen.standby, busy);
         this.#save(seen.primary, []);
       },
     };
@@ -372,8 +352,7 @@ export class SidecarModel {
           const guard = planned.actions.find(
             (other) => other.kind === "advance_guard" && other.guard === from,
           );
-          const retry = planned.verdicts.get(action.slot)?.reason === "statement_failed";
-          if (guard?.kind === "advance_guard" && (!retry || open("retry")))
+          if (guard?.kind === "advance_guard")
             must(guard.to <= action.to, "G1: not past a slot that is copied out of it", detail);
         }
       }
@@ -451,32 +430,24 @@ export class SidecarModel {
       const record = this.saved.slots.get(slot.name);
       if (!seen) {
         const spared = record?.reason === "absent_on_primary";
-        must(spared || !open("gone"), "I6: what is gone from the primary does not come back", detail(slot));
+        must(spared, "I6: what is gone from the primary does not come back", detail(slot));
         continue;
       }
-      if (record?.reason === "name_conflict" && !open("conflict-unsafe")) continue;
-      if (seen.invalid !== null && !open("invalid-in-use")) continue;
       must(seen.invalid === null && slot.invalid === null, "I6: no invalidated slot", detail(slot));
-      if (seen.db === 3 && slot.db !== 3 && !open("new-database")) continue;
-      const same = seen.db === slot.db && seen.plugin === slot.plugin && seen.twoPhase === slot.twoPhase;
-      if (!same && !open("identity")) continue;
       must(
         seen.db === slot.db && seen.plugin === slot.plugin && seen.twoPhase === slot.twoPhase,
         "I5, I6: the same slot",
         detail(slot),
       );
-      if (seen.confirmed === null && !open("recreating")) continue;
       must(seen.confirmed !== null && slot.confirmed <= seen.confirmed, "I1, I6: never ahead", detail(slot));
       must(slot.restart >= world.walKept, "I3, I6: its WAL is here", detail(slot));
     }
     if (!this.fresh) return;
     for (const record of this.saved.slots.values()) {
-      if (!isFailoverReady(record.protection)) continue;
+      if (record.obsolete || !isFailoverReady(record.protection)) continue;
       count(`promise checked: ${record.protection}`);
       const slot = world.standby.get(record.name);
       const seen = this.polled.get(record.name);
-      if (!seen && !open("gone")) continue;
-      if (failed.get(record.name)?.includes("in use") && !open("headroom")) continue;
       const promise = `a slot that is called ${record.protection} is there after a promotion`;
       must(slot !== undefined && seen !== undefined && seen.confirmed !== null, promise, detail(record));
       if (!slot || !seen || seen.confirmed === null) continue;
