@@ -2,13 +2,13 @@
 import type { Action } from "./action.ts";
 import { assertNever } from "./assert-never.ts";
 import type { FinishReport, FinishStep } from "./finish.ts";
-import type { JournalState, SlotRecord } from "./journal.ts";
+import type { Birth, JournalState, SlotRecord } from "./journal.ts";
 import { type Lsn, maxLsn } from "./lsn.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
-import { isOurs } from "./ownership.ts";
+import { isBornAs, isOurs } from "./ownership.ts";
 import type { Plan } from "./plan.ts";
 import { isFailoverReady } from "./protection.ts";
-import { type PrimarySlot, type SlotIdentity, sameIdentity, slotNamed } from "./slot.ts";
+import { type PrimarySlot, type SlotIdentity, slotNamed } from "./slot.ts";
 
 export interface Observed {
   primary: PrimaryView;
@@ -79,34 +79,47 @@ function noteSlot(known: SlotRecord | undefined, slot: PrimarySlot, seen: Observ
   return withVerdict(record, known, seen);
 }
 
-type Ownership = Pick<SlotRecord, "state" | "ours" | "bornAt" | "maxTarget">;
-
-/**
- * What is ours, after this look. A slot that is missing is given up only when nothing of ours is at work in its database, and a copy
- * that is on its way never is: a killed sidecar's statement may end after its successor has looked.
- */
-function settle(known: SlotRecord | undefined, seen: Observed): Ownership {
-  if (!known) return { state: "seen", ours: null, bornAt: [], maxTarget: null };
-  const { state, ours, bornAt, maxTarget } = known;
-  const local = slotNamed(seen.standby.slots, known.name);
-  if (local && isOurs(local, known) && local.confirmedFlushLsn !== null)
-    return { state: "owned", ours, bornAt: [], maxTarget: furthest(maxTarget, local.confirmedFlushLsn) };
-  const mayCome = state === "creating" || (ours !== null && seen.busy.has(ours.databaseOid));
-  if (local || mayCome) return { state, ours, bornAt, maxTarget };
-  return { state: "seen", ours: null, bornAt: [], maxTarget };
-}
+type Ownership = Pick<SlotRecord, "state" | "ours" | "births" | "maxTarget" | "dropping">;
 
 /** A copy on its way that has not come in this time will not. */
 const STATEMENTS_END_WITHIN_MS = 600_000;
 
+/**
+ * What is ours, after this look. A slot that is missing is given up only when nothing of ours is at work in its database, and a copy
+ * that is on its way not before its time is up: a killed sidecar's statement may end after its successor has looked.
+ */
+function settle(known: SlotRecord | undefined, seen: Observed): Ownership {
+  if (!known) return { state: "seen", ours: null, births: [], maxTarget: null, dropping: false };
+  const { state, ours, maxTarget, dropping } = known;
+  const local = slotNamed(seen.standby.slots, known.name);
+  const births = known.births.filter(
+    (birth) =>
+      seen.now - birth.since <= STATEMENTS_END_WITHIN_MS && !(local !== undefined && isBornAs(local, birth)),
+  );
+  if (local && isOurs(local, known) && local.confirmedFlushLsn !== null) {
+    const { databaseOid, plugin, twoPhase, confirmedFlushLsn } = local;
+    const stays = state === "owned" && isOurs(local, { ...known, births: [] });
+    return {
+      state: "owned",
+      ours: { databaseOid, plugin, twoPhase },
+      births,
+      maxTarget: furthest(stays ? maxTarget : null, confirmedFlushLsn),
+      dropping: stays && dropping,
+    };
+  }
+  const atWork = state === "owned" && ours !== null && seen.busy.has(ours.databaseOid);
+  if (state === "owned" && (local || atWork)) return { state, ours, births, maxTarget, dropping };
+  const left = births.length > 0 ? "creating" : "seen";
+  return { state: left, ours: null, births, maxTarget: null, dropping: false };
+}
+
 function noteAbsent(record: SlotRecord, seen: Observed): SlotRecord | null {
   const spared = seen.plan.spared.has(record.name);
   const ownership = settle(record, seen);
-  const absentSince = record.absentSince ?? seen.now;
-  const overdue = ownership.state === "creating" && seen.now - absentSince > STATEMENTS_END_WITHIN_MS;
   const local = slotNamed(seen.standby.slots, record.name);
   const foreign = local !== undefined && !isOurs(local, record);
-  if (!spared && (ownership.ours === null || overdue || foreign)) return null;
+  if (!spared && ownership.births.length === 0 && (ownership.ours === null || foreign)) return null;
+  const absentSince = record.absentSince ?? seen.now;
   return withVerdict({ ...record, ...ownership, absentSince, obsolete: !spared }, record, seen);
 }
 
@@ -150,14 +163,29 @@ export function noteIntents(journal: JournalState, actions: readonly Action[]): 
         break;
       }
       case "create":
-        update(next, action.slot, (record) => beingBorn(record, action, action.to));
+        update(next, action.slot, (record) => ({
+          state: "creating",
+          ours: null,
+          births: withBirth(record, action, action.to, next),
+          dropping: false,
+        }));
+        break;
+      case "replace":
+        update(next, action.slot, (record) => ({
+          births: withBirth(record, action, action.to, next),
+          maxTarget: furthest(record.maxTarget, action.to),
+        }));
         break;
       case "advance":
-      case "replace":
         update(next, action.slot, (record) => ({ maxTarget: furthest(record.maxTarget, action.to) }));
         break;
-      case "drop":
+      // from here on it protects nobody, whenever the statement ends
       case "drop_leftover":
+        forgetGuard(next, action.slot);
+        break;
+      case "drop":
+        update(next, action.slot, () => ({ dropping: true }));
+        break;
       case "create_hold":
       case "release_hold":
       case "probe_plugin":
@@ -169,24 +197,17 @@ export function noteIntents(journal: JournalState, actions: readonly Action[]): 
   return next;
 }
 
-/** A copy of ours under the real name is about to come, at this position or at one of those tried before. */
-function beingBorn(
-  record: SlotRecord,
-  identity: Omit<SlotIdentity, "twoPhase">,
-  to: Lsn,
-): Partial<SlotRecord> {
-  // copying a slot does not copy two_phase (G5)
-  const ours = { databaseOid: identity.databaseOid, plugin: identity.plugin, twoPhase: false };
-  const again = record.state === "creating" && record.ours !== null && sameIdentity(record.ours, ours);
-  return {
-    state: "creating",
-    ours,
-    bornAt: [...(again ? record.bornAt : []), to].slice(-ATTEMPTS_KEPT),
-    maxTarget: to,
-  };
+/** A copy of ours under the real name is about to come; those that were sent before still may. */
+function withBirth(
+  { births }: SlotRecord,
+  { databaseOid, plugin }: Pick<SlotIdentity, "databaseOid" | "plugin">,
+  at: Lsn,
+  { observedAt: since }: Pick<JournalState, "observedAt">,
+): Birth[] {
+  return [...births, { databaseOid, plugin, at, since }].slice(-ATTEMPTS_KEPT);
 }
 
-const ATTEMPTS_KEPT = 8;
+const ATTEMPTS_KEPT = 32;
 
 /** Records that an action on a slot failed; what it left behind, the next look at the standby settles. */
 export function noteFailure(
@@ -205,16 +226,27 @@ export function noteDone(journal: JournalState, action: Action): JournalState {
   const next = draftOf(journal);
   switch (action.kind) {
     case "create":
-      update(next, action.slot, () => ({ state: "owned", bornAt: [], maxTarget: action.to, failure: null }));
+      // its birth is kept until it is seen: a look that was taken before may yet be judged
+      update(next, action.slot, () => ({
+        state: "owned",
+        ours: { databaseOid: action.databaseOid, plugin: action.plugin, twoPhase: false },
+        maxTarget: action.to,
+        dropping: false,
+        failure: null,
+      }));
       return withPlugin(next, action.plugin);
     case "probe_plugin":
       return withPlugin(next, action.plugin);
     case "drop":
-      update(next, action.slot, () => ({ state: "seen", ours: null, bornAt: [] }));
+      update(next, action.slot, ({ births }) => ({
+        state: births.length > 0 ? "creating" : "seen",
+        ours: null,
+        maxTarget: null,
+        dropping: false,
+      }));
       return next;
     case "drop_leftover":
-      for (const guard of Object.values(next.guards))
-        if (guard.name === action.slot) delete next.guards[guard.databaseOid];
+      forgetGuard(next, action.slot);
       return next;
     case "create_guard": {
       const guard = next.guards[action.databaseOid];
@@ -264,6 +296,11 @@ function update(journal: Draft, name: string, change: (record: SlotRecord) => Pa
   if (record) journal.slots.set(name, { ...record, ...change(record) });
 }
 
+function forgetGuard(journal: Draft, name: string): void {
+  for (const guard of Object.values(journal.guards))
+    if (guard.name === name) delete journal.guards[guard.databaseOid];
+}
+
 function withPlugin(journal: JournalState, plugin: string): JournalState {
   return journal.plugins.includes(plugin) ? journal : { ...journal, plugins: [...journal.plugins, plugin] };
 }
@@ -307,7 +344,13 @@ export function noteFinishIntents(journal: JournalState, steps: readonly FinishS
     if (step.kind === "advance")
       update(next, step.record.name, (record) => ({ maxTarget: furthest(record.maxTarget, step.to) }));
     if (step.kind === "materialise")
-      update(next, step.record.name, (record) => beingBorn(record, record, step.to));
+      update(next, step.record.name, (record) => ({
+        // ours that is to be dropped first is ours until then
+        ...(step.dropFirst === null
+          ? { state: "creating" as const, ours: null }
+          : { maxTarget: furthest(record.maxTarget, step.to) }),
+        births: withBirth(record, record, step.to, next),
+      }));
   }
   return next;
 }
@@ -323,7 +366,12 @@ export function noteFinish(
   const next = draftOf(noteFinishIntents(journal, steps));
   for (const step of steps)
     if (step.kind === "materialise" && !errors.get(step))
-      update(next, step.record.name, () => ({ state: "owned", bornAt: [], maxTarget: step.to }));
+      update(next, step.record.name, ({ databaseOid, plugin }) => ({
+        state: "owned",
+        ours: { databaseOid, plugin, twoPhase: false },
+        births: [],
+        maxTarget: step.to,
+      }));
   const guards = Object.values(journal.guards).filter((guard) => !removed.includes(guard.name));
   return {
     ...next,

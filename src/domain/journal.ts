@@ -14,9 +14,21 @@ interface GuardRecord {
 }
 
 /**
+ * A copy of ours that is on its way to a failover slot's name and may yet appear, at this very position: a statement may end long after
+ * whoever sent it is gone. Copies are never two_phase (G5).
+ */
+export interface Birth {
+  databaseOid: number;
+  plugin: string;
+  at: Lsn;
+  /** When it was sent, ms since the epoch. */
+  since: number;
+}
+
+/**
  * What is known of one failover slot. The identity is the primary's slot's: it is what would be made here.
  * - `seen`: on the primary; nothing of ours wears its name here.
- * - `creating`: a copy of ours is on its way, at one of `bornAt`, and may yet come when it has not been seen.
+ * - `creating`: the same, and a copy of ours may yet come.
  * - `owned`: the slot here is ours.
  */
 export interface SlotRecord extends SlotIdentity {
@@ -25,10 +37,12 @@ export interface SlotRecord extends SlotIdentity {
   state: "seen" | "creating" | "owned";
   /** What our slot here is, which differs from the primary's when that was recreated (I5); null while there is none. */
   ours: SlotIdentity | null;
-  /** While `creating`: the positions at which a copy of ours may appear. */
-  bornAt: readonly Lsn[];
+  /** Copies of ours that may yet appear under its name, also in the place of one that is here. */
+  births: readonly Birth[];
   /** The furthest position we ever moved, or were about to move, our slot to. Beyond it somebody else has had a hand on it (I7). */
   maxTarget: Lsn | null;
+  /** Its drop has been sent, and may come at any time: it is not counted on, even if it has become safe since. */
+  dropping: boolean;
   /** The position the subscriber had confirmed when the primary was last seen (I1, the gap report); null while it is being made. */
   primaryConfirmedFlushLsn: Lsn | null;
   primaryRestartLsn: Lsn | null;

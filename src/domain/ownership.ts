@@ -1,24 +1,22 @@
-import type { SlotRecord } from "./journal.ts";
+import type { Birth, SlotRecord } from "./journal.ts";
 import { formatLsn, type Lsn } from "./lsn.ts";
 import { type SlotIdentity, type StandbySlot, sameIdentity } from "./slot.ts";
 
 /**
  * True when the journal proves that this slot on the standby is ours (I7): recorded, the same database, plugin and two_phase,
  * and nowhere beyond the furthest position we ever moved it to. A slot that somebody made anew or consumed under the name
- * stands beyond it.
+ * stands beyond it. Cut off between the intent and its outcome, it is ours at the very position at which it was to be born.
  */
 export function isOurs(local: StandbySlot, record: SlotRecord | undefined): boolean {
-  if (!record?.ours || local.temporary || !sameIdentity(local, record.ours)) return false;
-  if (local.confirmedFlushLsn === null) return false;
-  switch (record.state) {
-    case "owned":
-      return record.maxTarget !== null && local.confirmedFlushLsn <= record.maxTarget;
-    case "creating":
-      // cut off between the intent and its outcome: ours only at the very position at which it was to be born
-      return record.bornAt.includes(local.confirmedFlushLsn);
-    default:
-      return false;
-  }
+  if (!record || local.temporary || local.confirmedFlushLsn === null) return false;
+  if (record.births.some((birth) => isBornAs(local, birth))) return true;
+  if (record.state !== "owned" || record.ours === null || !sameIdentity(local, record.ours)) return false;
+  return record.maxTarget !== null && local.confirmedFlushLsn <= record.maxTarget;
+}
+
+/** True when the slot is just where and what that copy of ours was to be. */
+export function isBornAs(local: StandbySlot, { databaseOid, plugin, at }: Birth): boolean {
+  return local.confirmedFlushLsn === at && sameIdentity(local, { databaseOid, plugin, twoPhase: false });
 }
 
 /** The primary's slot, as seen now or as the journal remembers it. */

@@ -107,7 +107,7 @@ function decideExisting(
         `process ${local.activePid} is using our slot on this standby, where it may move it past the subscriber: stop it`,
       ),
     };
-  const unsafe = whyUnsafe(slot, local);
+  const unsafe = whyUnsafe(slot, local) ?? (record.dropping ? "its drop is under way" : null);
   if (unsafe) {
     const position = slot.confirmedFlushLsn;
     const covered = database !== null && position !== null && coveredBy(position, database) === "guard";

@@ -49,8 +49,12 @@ const slotRecord: fc.Arbitrary<SlotRecord> = fc.record(
     twoPhase: fc.boolean(),
     state: fc.constantFrom("seen", "creating", "owned"),
     ours: orNull(identity),
-    bornAt: fc.array(lsn, { maxLength: 8 }),
+    births: fc.array(
+      fc.record({ databaseOid: oid, plugin: text, at: lsn, since: time }, { noNullPrototype: true }),
+      { maxLength: 4 },
+    ),
     maxTarget: orNull(lsn),
+    dropping: fc.boolean(),
     primaryConfirmedFlushLsn: orNull(lsn),
     primaryRestartLsn: orNull(lsn),
     primaryInvalidation: orNull(text),
@@ -149,8 +153,9 @@ const someSlot: SlotRecord = {
   twoPhase: false,
   state: "owned",
   ours: { databaseOid: 16_384, plugin: "pgoutput", twoPhase: false },
-  bornAt: [],
+  births: [],
   maxTarget: 0x16_b374d848n as Lsn,
+  dropping: false,
   primaryConfirmedFlushLsn: 0x16_b374d848n as Lsn,
   primaryRestartLsn: 0x16_b3700000n as Lsn,
   primaryInvalidation: null,
@@ -294,7 +299,11 @@ describe("a damaged journal is told from a sound one (I10)", () => {
       (body) => Object.assign(body, { guards: [{ ...someGuard, name: "orders" }] }),
       "guards.0.name",
     ],
-    ["a position of birth that is none", (body) => patch(body, { bornAt: ["0/1", "x"] }), "slots.0.bornAt.1"],
+    [
+      "a birth at a position that is none",
+      (body) => patch(body, { births: [{ databaseOid: 5, plugin: "pgoutput", at: "x", since: 0 }] }),
+      "slots.0.births.0.at",
+    ],
     ["a negative serial", (body) => Object.assign(body, { guardSerial: -1 }), "guardSerial"],
   ];
   test.each(cases)("%s, though the checksum is right", (_, spoil, message) => {

@@ -1,5 +1,5 @@
 /** Small observations for the tables: everything healthy, one database, positions in whole numbers. */
-import { emptyJournal, type JournalState, type SlotRecord } from "../../../src/domain/journal.ts";
+import { type Birth, emptyJournal, type JournalState, type SlotRecord } from "../../../src/domain/journal.ts";
 import type { Lsn } from "../../../src/domain/lsn.ts";
 import type { PrimaryView, StandbyView } from "../../../src/domain/observation.ts";
 import { type Memory, type Plan, plan } from "../../../src/domain/plan.ts";
@@ -15,6 +15,11 @@ export const HOLD = `slotsync_hold_1_${ID}`;
 export const OURS: SlotIdentity = { databaseOid: 1, plugin: "pgoutput", twoPhase: false };
 
 export const lsn = (position: number): Lsn => BigInt(position) as Lsn;
+
+/** A copy of ours that was sent a second ago, to appear at that position. */
+export function birth(position: number, more: Partial<Birth> = {}): Birth {
+  return { databaseOid: 1, plugin: "pgoutput", at: lsn(position), since: NOW - 1_000, ...more };
+}
 
 export function slot(name: string, position: number | null, more: Partial<LogicalSlot> = {}): LogicalSlot {
   return {
@@ -50,9 +55,10 @@ export function record(
     plugin: "pgoutput",
     twoPhase: false,
     state,
-    ours: state === "seen" ? null : OURS,
-    bornAt: state === "creating" && furthest !== null ? [furthest] : [],
-    maxTarget: furthest,
+    ours: state === "owned" ? OURS : null,
+    births: state === "creating" && maxTarget !== null ? [birth(maxTarget)] : [],
+    maxTarget: state === "owned" ? furthest : null,
+    dropping: false,
     primaryConfirmedFlushLsn: furthest,
     primaryRestartLsn: null,
     primaryInvalidation: null,

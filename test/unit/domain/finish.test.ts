@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 import { describeFinish, type FinishStep, finishedSlot, planFinish } from "../../../src/domain/finish.ts";
 import type { SlotRecord } from "../../../src/domain/journal.ts";
+import { noteFinishIntents } from "../../../src/domain/journal-update.ts";
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
 import { guard, hold, journalOf, lsn, record, slot } from "./build.ts";
 
@@ -8,6 +9,8 @@ const at = (position: number, more: Partial<SlotRecord> = {}) => ({
   primaryConfirmedFlushLsn: lsn(position),
   ...more,
 });
+
+const GB = 1024 ** 3;
 
 interface Case {
   claim: string;
@@ -172,6 +175,43 @@ test("a finishing step that was cut off after any of its steps comes to the same
     "materialise@450 after a drop",
   ]);
   expect(again.map(brief)).toEqual(["keep@400", "advance@450", "materialise@450", "materialise@450"]);
+});
+
+test("a finishing step that was cut off before it dropped a slot knows it as its own when run again (I6, I10)", () => {
+  const journal = journalOf([
+    record("ahead", "owned", 500, at(450)),
+    record("another", "owned", 400, at(450, { plugin: "test_decoding" })),
+    record("shared1", "owned", 300, at(GB)),
+    record("shared2", "owned", 300, at(GB)),
+  ]);
+  const here = ["ahead", "another", "shared1", "shared2"].map((name) =>
+    slot(name, name === "ahead" ? 500 : name === "another" ? 400 : 300),
+  );
+  const endOfWal = lsn(GB);
+  const steps = planFinish({ journal, slots: [guard(200), ...here], endOfWal });
+  expect(steps.map(brief)).toEqual([
+    "materialise@450 after a drop",
+    "materialise@450 after a drop",
+    `materialise@${GB} after a drop`,
+    `materialise@${GB} after a drop`,
+  ]);
+  const again = noteFinishIntents(journal, steps);
+  expect(planFinish({ journal: again, slots: [guard(200), ...here], endOfWal }).map(brief)).toEqual(
+    steps.map(brief),
+  );
+  // and it knows what it has made
+  const made = [
+    slot("ahead", 450),
+    slot("another", 450, { plugin: "test_decoding" }),
+    slot("shared1", GB),
+    slot("shared2", GB),
+  ];
+  expect(planFinish({ journal: again, slots: [guard(200), ...made], endOfWal }).map(brief)).toEqual([
+    "keep@450",
+    "keep@450",
+    `keep@${GB}`,
+    `keep@${GB}`,
+  ]);
 });
 
 test("the gap report names what the subscriber has and this node lacks (I1)", () => {
