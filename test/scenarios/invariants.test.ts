@@ -683,24 +683,28 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
     const sidecar = await startSidecar(standby);
     const names = Array.from({ length: 20 }, (_, at) => `slot_${at}`);
     await syncSlots(sidecar, primary, ...names);
-    await writeWal(primary, 20 * MB);
-    await primary.query("insert into t values (1)");
-    const mid = await positionAtEnd(primary);
-    await writeWal(primary, 20 * MB);
-    await primary.query("insert into t values (2)");
-    const to = await positionAtEnd(primary);
-    await primary.query("insert into t values (3)");
-    // two stay behind the others: they must not be taken along
-    await primary.query(
-      `select pg_catalog.pg_replication_slot_advance(name, case when name in ('slot_0', 'slot_1') then $2 else $3 end::pg_lsn)
-         from unnest($1::text[]) as name`,
-      [names, formatLsn(mid), formatLsn(to)],
-    );
-    await untilAllSynced(sidecar, primary);
+    const rode = () => sidecar.log.some((line) => line.includes("by a copy of the guard"));
+    // a cycle in the middle of the confirming may have moved the guard past it: then the next round shows it
+    for (let round = 0; round < 6 && !rode(); round += 1) {
+      await writeWal(primary, 20 * MB);
+      await primary.query("insert into t values (1)");
+      const mid = await positionAtEnd(primary);
+      await writeWal(primary, 20 * MB);
+      await primary.query("insert into t values (2)");
+      const to = await positionAtEnd(primary);
+      await primary.query("insert into t values (3)");
+      // two stay behind the others: they must not be taken along
+      await primary.query(
+        `select pg_catalog.pg_replication_slot_advance(name, case when name in ('slot_0', 'slot_1') then $2 else $3 end::pg_lsn)
+           from unnest($1::text[]) as name`,
+        [names, formatLsn(mid), formatLsn(to)],
+      );
+      await untilAllSynced(sidecar, primary);
+    }
     for (const { slots } of sidecar.history)
       for (const slot of slots)
         expect(slot.lagBytes ?? 0, `${slot.name} is ahead of the primary's`).toBeGreaterThanOrEqual(0);
-    expect(sidecar.log.some((line) => line.includes("by a copy of the guard"))).toBe(true);
+    expect(rode()).toBe(true);
     const promised = await promisedStreams(cluster, ...names);
     await failOver(cluster, sidecar);
     expect(await keptStreams(standby, names)).toEqual(promised);

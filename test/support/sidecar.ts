@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import pino from "pino";
 import { onTestFinished } from "vitest";
+import { afterPredecessor } from "../../src/cli/predecessor.ts";
 import type { Selection } from "../../src/domain/judge.ts";
 import type { Status } from "../../src/domain/status.ts";
 import { openJournal } from "../../src/journal/store.ts";
@@ -81,7 +82,7 @@ export async function startSidecar(
     },
   });
   let failure: unknown = null;
-  const running = runLoop(sidecar).catch((error: unknown) => {
+  const running = afterPredecessor(() => runLoop(sidecar), stopping.signal).catch((error: unknown) => {
     failure = error;
   });
   const stop = async () => {
