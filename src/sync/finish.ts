@@ -12,6 +12,7 @@ import type { JournalState } from "../domain/journal.ts";
 import { noteFinish, noteFinishIntents, startOver } from "../domain/journal-update.ts";
 import { formatLsn, type Lsn } from "../domain/lsn.ts";
 import { isGuardOf, workName } from "../domain/names.ts";
+import { isFailoverReady } from "../domain/protection.ts";
 import type { StandbySlot } from "../domain/slot.ts";
 import { observePromoted } from "../observe/standby.ts";
 import { describeError, isPgError, SQLSTATE } from "../pg/errors.ts";
@@ -29,7 +30,9 @@ export interface FinishContext {
   now: () => number;
 }
 
-type Work = Extract<FinishStep, { kind: "advance" | "materialise" | "drop" }>;
+/** What is done in the slot's own database. */
+type Work = Extract<FinishStep, { kind: "advance" | "materialise" }>;
+type Copy = Extract<FinishStep, { kind: "materialise" }>;
 
 const PROGRESS_EVERY_MS = 1_000;
 
@@ -122,23 +125,51 @@ async function runSteps(
   context: FinishContext,
 ): Promise<Map<FinishStep, unknown>> {
   const errors = new Map<FinishStep, unknown>();
-  const work = steps.filter((step): step is Work => ["advance", "materialise", "drop"].includes(step.kind));
+  const toDo = steps.filter(({ kind }) => ["advance", "materialise", "drop"].includes(kind));
   let done = 0;
   const ended = (step: FinishStep, error: unknown) => {
     done += 1;
     if (error !== null) errors.set(step, error);
   };
   const timer = setInterval(
-    () => context.log.info(`finishing the promotion: ${done} of ${work.length} slots are in place`),
+    () => context.log.info(`finishing the promotion: ${done} of ${toDo.length} slots are in place`),
     PROGRESS_EVERY_MS,
   );
   try {
-    const databases = groupBy(work, (step) => step.record.databaseOid);
-    await Promise.all([...databases.values()].map((list) => finishDatabase(list, context, ended)));
+    // before anything else, for they may be in use any moment and make room; and from any database: the one that the slot was made
+    // anew in may never have come here (I6)
+    for (const step of toDo.filter(isUnsafe))
+      await attempt(
+        step,
+        context.control,
+        (_, error) => {
+          if (step.kind === "drop" || error !== null) ended(step, error);
+        },
+        () => dropOwnSlot(context.control, "primary", step.record.name),
+      );
+    const work = toDo.filter((step): step is Work => step.kind !== "drop" && !errors.has(step));
+    // what was not promised must not take the last replication slots from what was
+    for (const part of [work.filter((step) => !isExtra(step)), work.filter(isExtra)]) {
+      const databases = groupBy(part, (step) => step.record.databaseOid);
+      await Promise.all([...databases.values()].map((list) => finishDatabase(list, context, ended)));
+    }
   } finally {
     clearInterval(timer);
   }
   return errors;
+}
+
+/** Whether what wears the name must go, whatever comes in its place. */
+function isUnsafe(step: FinishStep): boolean {
+  return (
+    step.kind === "drop" ||
+    (step.kind === "materialise" && step.dropFirst !== null && step.outcome === "materialised")
+  );
+}
+
+/** A slot that takes a replication slot more, and was not ready: for want of one, maybe. */
+function isExtra(step: Work): boolean {
+  return step.kind === "materialise" && step.dropFirst === null && !isFailoverReady(step.record.protection);
 }
 
 /**
@@ -192,7 +223,7 @@ async function runPart(
   instanceId: string,
   ended: (step: FinishStep, error: unknown) => void,
 ): Promise<void> {
-  const copies: (Create & { step: Work })[] = [];
+  const copies: (Create & { step: Copy })[] = [];
   for (const step of part) {
     if (step.kind === "materialise") {
       copies.push({
@@ -201,25 +232,31 @@ async function runPart(
         plugin: step.record.plugin,
         from: step.from,
         to: step.to,
-        replaces: step.dropFirst !== null,
+        replaces: step.outcome === "advanced",
       });
       continue;
     }
     await attempt(step, session, ended, () =>
-      step.kind === "drop"
-        ? dropOwnSlot(session, "primary", step.record.name)
-        : advanceOne(session, "primary", step.record.name, formatLsn(step.to)),
+      advanceOne(session, "primary", step.record.name, formatLsn(step.to)),
     );
   }
   const oid = part[0]?.record.databaseOid ?? 0;
+  const unshared: Copy[] = [];
   if (copies.length > 0)
-    await createSlots(session, "primary", workName(instanceId, oid), copies, ({ step }, error) =>
-      ended(step, error),
+    await createSlots(session, "primary", workName(instanceId, oid), copies, ({ step }, error) => {
+      if (step.outcome === "advanced" && isPgError(error, SQLSTATE.configurationLimitExceeded))
+        unshared.push(step);
+      else ended(step, error);
+    });
+  // no replication slot is free for a working copy: each decodes for itself
+  for (const step of unshared)
+    await attempt(step, session, ended, () =>
+      advanceOne(session, "primary", step.record.name, formatLsn(step.to)),
     );
 }
 
 async function attempt(
-  step: Work,
+  step: FinishStep,
   session: PgSession,
   ended: (step: FinishStep, error: unknown) => void,
   run: () => Promise<void>,

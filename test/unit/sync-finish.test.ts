@@ -1,0 +1,174 @@
+/** The order in which the finishing step is done, against a server that counts its replication slots. */
+import { pino } from "pino";
+import { expect, test } from "vitest";
+import type { JournalState, SlotRecord } from "../../src/domain/journal.ts";
+import { formatLsn, type Lsn, parseLsn } from "../../src/domain/lsn.ts";
+import type { LogicalSlot } from "../../src/domain/slot.ts";
+import type { PgSession } from "../../src/pg/session.ts";
+import { advanceSlot, copySlot, dropSlot, lookAtPromoted } from "../../src/pg/sql.ts";
+import { finishOnce } from "../../src/sync/finish.ts";
+import { GUARD, guard, journalOf, lsn, NOW, record, slot } from "./domain/build.ts";
+
+const VERSION = 160_014;
+const END_OF_WAL = lsn(4 * 1024 ** 3);
+
+/** A promoted server with one database and so many replication slots. */
+class Server {
+  readonly done: string[] = [];
+  readonly slots: Map<string, LogicalSlot>;
+  readonly #max: number;
+
+  constructor(slots: LogicalSlot[], max: number) {
+    this.slots = new Map(slots.map((one) => [one.name, one]));
+    this.#max = max;
+  }
+
+  async open(database: string): Promise<PgSession> {
+    if (database !== "db1") throw failure("3D000", `no database ${database}`);
+    const temporary = new Set<string>();
+    const run = (sql: string, params: unknown[]) => {
+      const [first, second, third] = params.map(String) as [string, string, string];
+      if (sql === dropSlot("primary")) return this.#drop(first, temporary);
+      if (sql === advanceSlot("primary")) return this.#advance(first, second);
+      if (sql === copySlot("primary")) return this.#copy(first, second, third === "true", temporary);
+      throw new Error(`not expected: ${sql}`);
+    };
+    return {
+      serverVersionNum: VERSION,
+      usable: true,
+      query: async (sql: string, params: unknown[] = []) => {
+        try {
+          return [{ done: run(sql, params) }];
+        } catch (error) {
+          for (const name of temporary) this.slots.delete(name);
+          throw error;
+        }
+      },
+      script: async (sql: string) => {
+        expect(sql).toBe(lookAtPromoted(VERSION));
+        return [[LOOK], [...this.slots.values()].map(row)];
+      },
+      close: async () => {},
+    } as unknown as PgSession;
+  }
+
+  #drop(name: string, temporary: Set<string>): string {
+    if (!temporary.delete(name)) this.done.push(`drop ${name}`);
+    if (!this.slots.delete(name)) throw failure("42704", `no slot ${name}`);
+    return "";
+  }
+
+  #advance(name: string, to: string): string {
+    const found = this.slots.get(name);
+    if (!found) throw failure("42704", `no slot ${name}`);
+    found.confirmedFlushLsn = parseLsn(to);
+    if (!found.temporary) this.done.push(`advance ${name}`);
+    return to;
+  }
+
+  #copy(from: string, name: string, isTemporary: boolean, temporary: Set<string>): string {
+    const source = this.slots.get(from);
+    if (!source) throw failure("42704", `no slot ${from}`);
+    if (this.slots.size >= this.#max) throw failure("53400", "all replication slots are in use");
+    this.slots.set(name, { ...source, name, temporary: isTemporary });
+    if (isTemporary) temporary.add(name);
+    else this.done.push(`make ${name}`);
+    return formatLsn(source.confirmedFlushLsn as Lsn);
+  }
+}
+
+const LOOK = {
+  in_recovery: false,
+  system_identifier: "1",
+  replay_lsn: formatLsn(END_OF_WAL),
+  wal_lsn: formatLsn(END_OF_WAL),
+  timeline: "00000002",
+};
+
+function failure(code: string, message: string): Error {
+  return Object.assign(new Error(message), { severity: "ERROR", code });
+}
+
+function row(one: LogicalSlot) {
+  const { name, plugin, database, temporary, restartLsn, confirmedFlushLsn } = one;
+  return {
+    name,
+    slot_type: "logical",
+    plugin,
+    database_oid: String(one.databaseOid),
+    database,
+    temporary,
+    active: false,
+    active_pid: null,
+    catalog_xmin: "700",
+    restart_lsn: restartLsn && formatLsn(restartLsn),
+    confirmed_flush_lsn: confirmedFlushLsn && formatLsn(confirmedFlushLsn),
+    two_phase: false,
+    invalidation: one.invalidation,
+  };
+}
+
+async function finish(server: Server, journal: JournalState) {
+  const report = await finishOnce({
+    control: await server.open("db1"),
+    open: (database) => server.open(database),
+    connections: 2,
+    journal,
+    record: async () => {},
+    log: pino({ level: "silent" }),
+    now: () => NOW,
+  });
+  if (!report) throw new Error("nothing was finished");
+  const outcomes = Object.fromEntries(report.slots.map(({ name, outcome }) => [name, outcome]));
+  return { complete: report.complete, outcomes };
+}
+
+const at = (position: number, more: Partial<SlotRecord> = {}): Partial<SlotRecord> => ({
+  primaryConfirmedFlushLsn: lsn(position),
+  ...more,
+});
+
+test("a slot made anew in a database that never came here is dropped all the same (I6)", async () => {
+  const server = new Server([guard(300), slot("x", 400)], 10);
+  const elsewhere = { database: "db9", databaseOid: 9 };
+  const journal = journalOf([record("x", "owned", 400, at(500, elsewhere))]);
+  expect(await finish(server, journal)).toEqual({ complete: true, outcomes: { x: "dropped" } });
+  expect([...server.slots.keys()]).toEqual([]);
+});
+
+test("what may not wear its name goes before anything else is done (I6)", async () => {
+  const server = new Server([guard(100), slot("far", 200), slot("ahead", 500), slot("gone", 500)], 10);
+  const journal = journalOf([
+    record("far", "owned", 200, at(800)),
+    record("ahead", "owned", 500, at(450)),
+    record("gone", "owned", 500, at(500, { obsolete: true })),
+  ]);
+  expect(await finish(server, journal)).toEqual({
+    complete: true,
+    outcomes: { far: "advanced", ahead: "materialised", gone: "dropped" },
+  });
+  expect(server.done.slice(0, 2)).toEqual(["drop ahead", "drop gone"]);
+  expect(server.slots.get("ahead")?.confirmedFlushLsn).toBe(lsn(450));
+});
+
+test("with every replication slot in use, slots that were synced decode each for itself (I1)", async () => {
+  const far = 3 * 1024 ** 3;
+  const server = new Server([guard(100), slot("a", 100), slot("b", 100)], 3);
+  const journal = journalOf([record("a", "owned", 100, at(far)), record("b", "owned", 100, at(far))]);
+  expect(await finish(server, journal)).toEqual({
+    complete: true,
+    outcomes: { a: "advanced", b: "advanced" },
+  });
+  expect(server.done).toEqual(["advance a", "advance b", `drop ${GUARD}`]);
+});
+
+test("a slot that was not promised takes no replication slot from one that was (I1)", async () => {
+  // room for one of the two, and the working copy
+  const server = new Server([guard(100)], 3);
+  const full = { protection: "waiting", reason: "too_many_slots" } as const;
+  const journal = journalOf([
+    record("spare", "seen", null, at(400, full)),
+    record("promised", "seen", null, at(500, { protection: "guarded" })),
+  ]);
+  expect((await finish(server, journal)).outcomes).toEqual({ promised: "materialised", spare: "failed" });
+});
