@@ -3,7 +3,7 @@ import type { Action } from "./action.ts";
 import { advanceCostMs, bucketCharge, restAfter, rideCostMs } from "./cost.ts";
 import { bytesBetween, type Lsn, minLsn } from "./lsn.ts";
 import type { PlanInput } from "./plan.ts";
-import { type DatabaseState, guardTarget } from "./plan-guard.ts";
+import { type DatabaseState, guardTarget, type Headroom } from "./plan-guard.ts";
 import type { SlotDecision } from "./plan-slot.ts";
 
 export interface AdvancePlan {
@@ -26,12 +26,13 @@ export function planAdvances(
   relied: readonly Lsn[],
   input: PlanInput,
   budgetMs: number,
+  headroom: Headroom,
 ): AdvancePlan {
   const candidates = decisions.filter((decision): decision is Candidate => decision.advance !== undefined);
   const result: AdvancePlan = { actions: [], budgetMs, rests: new Map(), rideTo: null };
   if (candidates.length === 0 || budgetMs <= 0) return result;
 
-  const ride = planRide(state, candidates, relied, input);
+  const ride = planRide(state, candidates, relied, input, headroom);
   if (ride) {
     result.rideTo = ride.to;
     result.budgetMs -= ride.costMs;
@@ -69,9 +70,16 @@ function byLag(candidates: Candidate[]): Candidate[] {
  * the primary), so between the drop and the copy the slot is still guarded. A few slots that are further behind than the rest must
  * not keep it from moving the many: several positions are weighed, and the one that saves most is taken.
  */
-function planRide(state: DatabaseState, candidates: Candidate[], relied: readonly Lsn[], input: PlanInput) {
+function planRide(
+  state: DatabaseState,
+  candidates: Candidate[],
+  relied: readonly Lsn[],
+  input: PlanInput,
+  headroom: Headroom,
+) {
   const { guard } = state;
-  if (!guard) return null;
+  // promoted between the drop and the copy, the slot is made anew, and that takes a working copy as well
+  if (!guard || headroom.free < 0) return null;
   const limit = guardTarget(relied, input);
   const targets = candidates
     .map(({ advance }) => minLsn(advance.to, limit))

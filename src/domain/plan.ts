@@ -135,7 +135,7 @@ function planDatabase(
   ];
   // a position behind the guard is none that the guard can serve: it must not stop the guard for all the others (G3)
   const relied = positions.filter((position) => !state.guard || position >= state.guard.confirmedFlushLsn);
-  const advances = planAdvances(state, decisions, relied, input, result.budgetMs);
+  const advances = planAdvances(state, decisions, relied, input, result.budgetMs, headroom);
   const creates = decisions.flatMap((decision) => (decision.create ? [decision.create] : []));
   const guard = planGuard(state, relied, advances.rideTo, creates.length > 0, input, headroom);
   const unserved = [...decisions.flatMap((decision) => decision.needsHold ?? []), ...positions];

@@ -1,4 +1,4 @@
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { type Action, describeAction } from "../../../src/domain/action.ts";
 import type { Backoff } from "../../../src/domain/plan.ts";
 import {
@@ -346,24 +346,72 @@ function brief(action: Action): string {
   }
 }
 
-test("many slots that are far behind ride on the guard's one decoding, to a position none of them has passed (I1, G4)", () => {
+describe("a ride: many slots that are far behind are replaced by copies of the guard, which decodes once (G4)", () => {
   const MB = 1024 * 1024;
   const names = Array.from({ length: 20 }, (_, index) => `s${index}`);
-  // the first lags behind the others, and must not be carried past its subscriber
-  const confirmed = (index: number) => (index === 0 ? 20 : 300 + index) * MB;
-  const planned = planFor({
-    there: names.map((name, index) => slot(name, confirmed(index))),
-    here: [guard(10 * MB), ...names.map((name) => slot(name, 10 * MB, { restartLsn: lsn(9 * MB) }))],
-    journal: journalOf(names.map((name) => record(name, "owned", 10 * MB))),
-    primary: { walLsn: lsn(400 * MB) },
-    standby: { maxReplicationSlots: 100, replayLsn: lsn(400 * MB), flushedLsn: lsn(400 * MB) },
+  /** All at 10 MB here; the first has a subscriber that lags behind the others. */
+  const ride = (first: number, more: Partial<Situation> = {}) => {
+    const confirmed = (index: number) => (index === 0 ? first : 300 + index) * MB;
+    const planned = planFor({
+      there: names.map((name, index) => slot(name, confirmed(index))),
+      here: [guard(100 * MB), ...names.map((name) => slot(name, 10 * MB, { restartLsn: lsn(9 * MB) }))],
+      journal: journalOf(names.map((name) => record(name, "owned", 10 * MB))),
+      primary: { walLsn: lsn(400 * MB) },
+      ...more,
+      standby: {
+        maxReplicationSlots: 100,
+        replayLsn: lsn(400 * MB),
+        flushedLsn: lsn(400 * MB),
+        ...more.standby,
+      },
+    });
+    const guardTo = planned.actions.find((action) => action.kind === "advance_guard")?.to;
+    const moved = planned.actions.filter((action) => action.kind === "replace");
+    const decoded = planned.actions.filter((action) => action.kind === "advance");
+    for (const action of moved) {
+      expect(action).toMatchObject({ to: guardTo, at: lsn(10 * MB) });
+      expect(action.to).toBeLessThanOrEqual(lsn(confirmed(Number(action.slot.slice(1)))));
+    }
+    return {
+      moved: moved.map((action) => action.slot),
+      decoded: decoded.map((action) => action.slot),
+      guardTo,
+    };
+  };
+
+  test("1 it goes no further than the one that lags, where that is at or past the guard (I1)", () => {
+    expect(ride(120)).toMatchObject({ guardTo: lsn(120 * MB), decoded: [] });
+    expect(ride(120).moved).toEqual(names);
   });
-  const moved = planned.actions.filter((action) => action.kind === "replace");
-  const ride = planned.actions.find((action) => action.kind === "advance_guard");
-  expect(moved.length).toBeGreaterThan(10);
-  expect(planned.actions.filter((action) => action.kind === "advance")).toEqual([]);
-  for (const action of moved) {
-    expect(action.to).toBe(ride?.to);
-    expect(action.to).toBeLessThanOrEqual(lsn(confirmed(Number(action.slot.slice(1)))));
-  }
+
+  test("2 those that would be carried past their subscribers are not taken along, and decode for themselves (I1)", () => {
+    const { moved, decoded, guardTo } = ride(20);
+    expect(moved).toEqual(names.slice(2));
+    expect(decoded).toEqual(["s1", "s0"]);
+    expect(guardTo).toBe(lsn(302 * MB));
+  });
+
+  test("3 it does not go past replay, the primary's WAL as it was read, or a slot that relies on the guard (G1)", () => {
+    expect(ride(300, { standby: { replayLsn: lsn(250 * MB) } }).guardTo).toBe(lsn(250 * MB));
+    expect(ride(300, { primary: { walLsn: lsn(240 * MB) } }).guardTo).toBe(lsn(240 * MB));
+    const there = [...names.map((name) => slot(name, 300 * MB)), slot("new", 230 * MB)];
+    expect(ride(300, { there }).guardTo).toBe(lsn(230 * MB));
+  });
+
+  test("4 with every replication slot in use there is none: cut off in the middle, a slot could not be made anew (I10)", () => {
+    expect(ride(120, { standby: { maxReplicationSlots: 22 } }).moved).toEqual(names);
+    const { moved, decoded } = ride(120, { standby: { maxReplicationSlots: 21 } });
+    expect(moved).toEqual([]);
+    expect(decoded.length).toBeGreaterThan(0);
+  });
+
+  test("5 a few bytes are decoded by each slot for itself, which is cheaper", () => {
+    const there = names.map((name) => slot(name, 10 * MB + 100));
+    const { moved, decoded } = ride(120, {
+      there,
+      here: [guard(9 * MB), ...names.map((name) => slot(name, 10 * MB))],
+    });
+    expect(moved).toEqual([]);
+    expect(decoded.toSorted()).toEqual(names.toSorted());
+  });
 });
