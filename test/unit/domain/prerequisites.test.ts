@@ -121,6 +121,21 @@ const CASES: Case[] = [
     severity: "warning",
     names: /GRANT EXECUTE ON FUNCTION pg_log_standby_snapshot/,
   },
+  {
+    claim: "16 guards that no journal known here has made (I7)",
+    standby: {
+      slots: [
+        slot("slotsync_guard_1_0badcafe_7", 1),
+        slot("slotsync_guard_1_deadbeef_1", 1),
+        slot("slotsync_guard_2_deadbeef_2", 1),
+        slot("slotsync_hold_1_deadbeef", 1, { temporary: true }),
+      ],
+    },
+    code: "guards_of_a_lost_journal",
+    severity: "warning",
+    names:
+      /^2 guard.*pg_drop_replication_slot\('slotsync_guard_1_deadbeef_1'\).*'slotsync_guard_2_deadbeef_2'/,
+  },
 ];
 
 const problemsOf = ({ primary, standby, journal }: Pick<Case, "primary" | "standby" | "journal">) => {

@@ -17,7 +17,15 @@ import {
   parseLsn,
   parseLsnOrNull,
 } from "../../../src/domain/lsn.ts";
-import { guardName, holdName, isOwnSlotName, isValidSlotName, workName } from "../../../src/domain/names.ts";
+import {
+  guardName,
+  holdName,
+  isForeignGuard,
+  isGuardOf,
+  isOwnSlotName,
+  isValidSlotName,
+  workName,
+} from "../../../src/domain/names.ts";
 import { nextNap, retryDelay } from "../../../src/domain/nap.ts";
 import { parseXid, type Xid, xidPrecedesOrEquals } from "../../../src/domain/xid.ts";
 import { lsn } from "./build.ts";
@@ -91,6 +99,28 @@ describe("slot names (I13)", () => {
   });
 });
 
+describe("whose guard it is (I7)", () => {
+  const id = "0badcafe";
+  test.each<[string, "ours" | "another's" | "none"]>([
+    [guardName(id, 16_384, 1), "ours"],
+    [guardName(id, 4_294_967_295, 2 ** 31), "ours"],
+    [guardName("deadbeef", 16_384, 1), "another's"],
+    // an instance id where the database or the serial stands is none
+    [guardName("00016384", 16_384, 16_384), "another's"],
+    ["slotsync_guard_0badcafe_deadbeef_1", "another's"],
+    ["slotsync_guard_16384_deadbeef_0badcafe", "another's"],
+    ["slotsync_guard_16384_0badcafe1_1", "another's"],
+    ["slotsync_guard_", "another's"],
+    [holdName(id, 16_384), "none"],
+    [workName(id, 16_384), "none"],
+    [`x_${guardName(id, 16_384, 1)}`, "none"],
+    ["orders", "none"],
+  ])("%s is %s", (name, whose) => {
+    expect(isGuardOf(name, id)).toBe(whose === "ours");
+    expect(isForeignGuard(name, id)).toBe(whose === "another's");
+  });
+});
+
 test("naps double from the least to the most, and fall back on a change", () => {
   const bounds = { minMs: 200, maxMs: 30_000 };
   expect([0, 200, 400, 20_000, 30_000].map((previous) => nextNap(false, previous, bounds))).toEqual([
@@ -108,6 +138,19 @@ test("retries spread out and never wait longer than 15 s", () => {
   );
 });
 
+test("an advance costs by what is decoded from its restart_lsn, and a little in any case (G4)", () => {
+  const MB = 1024 * 1024;
+  const cost = (restart: number, to: number) => advanceCostMs(lsn(restart * MB), lsn(to * MB));
+  expect(cost(100, 100)).toBeGreaterThan(0);
+  expect(cost(200, 100)).toBe(cost(100, 100));
+  expect(cost(0, 200) - cost(0, 100)).toBeCloseTo(cost(100, 200) - cost(100, 100));
+  expect(cost(0, 1_000)).toBeGreaterThan(100 * cost(0, 0));
+  // each slot more on a ride costs the same, however much is decoded
+  const ride = (to: number, count: number) => rideCostMs(lsn(0), lsn(to * MB), count);
+  expect(ride(100, 8) - ride(100, 4)).toBeCloseTo(ride(0, 8) - ride(0, 4));
+  expect(ride(100, 0)).toBeGreaterThan(cost(0, 100));
+});
+
 test("copying is dearer than moving a few bytes and cheaper than decoding much many times (G4)", () => {
   const [restart, near, far] = [lsn(0), lsn(1_000), lsn(250 * 1024 * 1024)];
   expect(rideCostMs(restart, near, 100)).toBeGreaterThan(100 * advanceCostMs(restart, near));
@@ -118,7 +161,9 @@ test("copying is dearer than moving a few bytes and cheaper than decoding much m
 test("the budget fills with time up to a ceiling, and what is dear pays by resting (G4)", () => {
   expect(refillBudget(0, 1_000, 0.1)).toBe(100);
   expect(refillBudget(900, 60_000, 0.1)).toBe(1_000);
+  expect(refillBudget(-400, 1_000, 0.1)).toBe(-300);
   expect(bucketCharge(10_000)).toBe(500);
+  expect(bucketCharge(10)).toBe(10);
   expect(restAfter(10, 0.1)).toBe(0);
   expect(restAfter(1_000, 0.1)).toBe(10_000);
 });
