@@ -11,7 +11,7 @@ const ID = `[${LETTER}][${LETTER}0-9]*`;
 const NAME = new RegExp(`${ID}(?:\\.${ID})?`, "y");
 const BLANK = /[ \t\r]*/y;
 const EQUALS = /=/y;
-const QUOTED = /'((?:[^'\\\n]|\\.|'')*)'/y;
+const QUOTED = /'(XX|\\.|'')*)'/y;
 const BARE = new RegExp(
   [
     `[${LETTER}](?:[${LETTER}0-9]|[-._:/])*`, // unquoted string
@@ -20,7 +20,7 @@ const BARE = new RegExp(
   ].join("|"),
   "y",
 );
-const END = /(?:#.*)?$/y;
+const END = /(?:#[^\n]*)?$/y;
 
 /** All that a file says, in order. Names are lower-cased; values are without their quotes. */
 export function parseConfigFile(text: string): ConfigLine[] {

@@ -109,24 +109,35 @@ export async function verifySegment(segment: Uint8Array | string, expected: Expe
   if (typeof segment !== "string") {
     pages.take(Buffer.from(segment.buffer, segment.byteOffset, segment.byteLength));
   } else {
-    let file: Awaited<ReturnType<typeof open>>;
-    try {
-      file = await open(segment, "r");
-    } catch (error) {
-      throw readError(segment, error);
-    }
-    try {
-      const buffer = Buffer.alloc(1 << 20);
-      for (;;) {
-        const { bytesRead } = await file.read(buffer, 0, buffer.length, null);
-        if (bytesRead === 0) break;
-        pages.take(buffer.subarray(0, bytesRead));
-      }
-    } finally {
-      await file.close();
-    }
+    await eachBlock(segment, (block) => pages.take(block));
   }
   pages.end();
+}
+
+/** A multiple of every page size. */
+const BLOCK_BYTES = 1 << 20;
+
+async function eachBlock(path: string, take: (block: Buffer) => void): Promise<void> {
+  let file: Awaited<ReturnType<typeof open>>;
+  try {
+    file = await open(path, "r");
+  } catch (error) {
+    throw readError(path, error);
+  }
+  try {
+    const block = Buffer.alloc(BLOCK_BYTES);
+    for (let filled = BLOCK_BYTES; filled === BLOCK_BYTES; ) {
+      filled = 0;
+      while (filled < BLOCK_BYTES) {
+        const { bytesRead } = await file.read(block, filled, BLOCK_BYTES - filled, null);
+        if (bytesRead === 0) break;
+        filled += bytesRead;
+      }
+      take(block.subarray(0, filled));
+    }
+  } finally {
+    await file.close();
+  }
 }
 
 /** Looks at the page headers of a segment that passes by. */
@@ -139,7 +150,6 @@ class PageVerifier {
   #pageBytes = 0;
   #timeline = 0;
   #ended = false;
-  #carry: Buffer = Buffer.alloc(0);
 
   constructor(expected: ExpectedSegment) {
     this.#expected = expected;
@@ -147,18 +157,15 @@ class PageVerifier {
     this.#start = BigInt(expected.segmentNumber) * BigInt(expected.segmentBytes);
   }
 
+  /** The next bytes: whole pages, but for the last ones. */
   take(bytes: Buffer): void {
-    const all = this.#carry.length > 0 ? Buffer.concat([this.#carry, bytes]) : bytes;
-    const from = this.#length - this.#carry.length;
-    let at = 0;
-    if (this.#pageBytes === 0 && all.length >= LONG_HEADER_BYTES) this.#firstPage(all);
+    if (this.#length === 0 && bytes.length >= LONG_HEADER_BYTES) this.#firstPage(bytes);
     if (this.#pageBytes > 0) {
-      // from the first page start that is in these bytes
-      at = (this.#pageBytes - (from % this.#pageBytes)) % this.#pageBytes;
-      for (; at + SHORT_HEADER_BYTES <= all.length; at += this.#pageBytes) this.#page(all, at, from + at);
+      for (let at = 0; at + SHORT_HEADER_BYTES <= bytes.length; at += this.#pageBytes) {
+        this.#page(bytes.subarray(at, at + SHORT_HEADER_BYTES), this.#length + at);
+      }
     }
     this.#length += bytes.length;
-    this.#carry = Buffer.from(all.subarray(Math.min(at, all.length)));
   }
 
   end(): void {
@@ -187,8 +194,7 @@ class PageVerifier {
     this.#pageBytes = pageBytes;
   }
 
-  #page(bytes: Buffer, at: number, offset: number): void {
-    const header = bytes.subarray(at, at + SHORT_HEADER_BYTES);
+  #page(header: Buffer, offset: number): void {
     const blank = header.every((byte) => byte === 0);
     if (this.#ended && !blank) this.#fail(`there is a page at offset ${offset} after one that is not there`);
     if (blank && offset > 0) {
