@@ -11,7 +11,7 @@ const ID = `[${LETTER}][${LETTER}0-9]*`;
 const NAME = new RegExp(`${ID}(?:\\.${ID})?`, "y");
 const BLANK = /[ \t\r]*/y;
 const EQUALS = /=/y;
-const QUOTED = /'(XX|\\.|'')*)'/y;
+const QUOTED = /'((?:[^'\\\n]|\\[^\n]|'')*)'/y;
 const BARE = new RegExp(
   [
     `[${LETTER}](?:[${LETTER}0-9]|[-._:/])*`, // unquoted string
@@ -68,7 +68,7 @@ function longestBare(text: string, at: number): string | null {
 const ESCAPES: Readonly<Record<string, string>> = { b: "\b", f: "\f", n: "\n", r: "\r", t: "\t" };
 
 function unquoted(quoted: string): string {
-  return quoted.replaceAll(/''|\\(?:[0-7]{1,3}|.)/g, (sequence) => {
+  return quoted.replaceAll(/''|\\(?:[0-7]{1,3}|[^\n])/gu, (sequence) => {
     if (sequence === "''") return "'";
     const what = sequence.slice(1);
     if (/^[0-7]/.test(what)) return String.fromCharCode(Number.parseInt(what, 8) & 0xff);
