@@ -8,6 +8,14 @@ import { lstat, open, rename, rm, stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { readError } from "./errors.ts";
 
+let serial = 0;
+
+/** Tells our temporary files apart: within this process by a number, from those of others by its id. */
+export function temporaryTag(): string {
+  serial += 1;
+  return `slotsync-${process.pid}-${serial}`;
+}
+
 /**
  * Called before each file-system call that changes something, with its name. A test that throws here leaves the disk as a crash at
  * this point would.
@@ -48,7 +56,7 @@ export async function createFile(
   const file = await open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
   try {
     // a server that cannot open a file of a slot does not start (I11)
-    if (process.getuid?.() === 0) {
+    if (process.geteuid?.() === 0) {
       await before(`chown ${path}`);
       await file.chown(owner.uid, owner.gid);
     }
@@ -69,7 +77,7 @@ export async function giveFolder(path: string, owner: Ownership, before: BeforeS
   const { O_DIRECTORY, O_NOFOLLOW, O_RDONLY } = constants;
   const folder = await open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
   try {
-    if (process.getuid?.() === 0) {
+    if (process.geteuid?.() === 0) {
       await before(`chown ${path}`);
       await folder.chown(owner.uid, owner.gid);
     }

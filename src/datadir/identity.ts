@@ -114,7 +114,7 @@ async function verifyWritable(dir: string): Promise<void> {
   } catch (error) {
     throw readError(folder, error);
   }
-  const self = process.getuid?.();
+  const self = process.geteuid?.();
   // PostgreSQL opens its files as its owner alone: one of another account would keep it from starting (I11)
   if (self !== undefined && self !== 0 && self !== owner) {
     throw new DataDirectoryError(
@@ -137,7 +137,7 @@ async function readMajor(dir: string): Promise<number> {
   try {
     text = await readFile(join(dir, "PG_VERSION"), "utf8");
   } catch (error) {
-    if (errnoOf(error) !== "ENOENT") throw readError(dir, error);
+    if (errnoOf(error) !== "ENOENT" && errnoOf(error) !== "ENOTDIR") throw readError(dir, error);
     const directory = await stat(dir).catch((cause) => {
       throw readError(dir, cause);
     });

@@ -38,6 +38,16 @@ export async function readSettings(dir: string, major: number, skipped: string[]
   return new Map([...sources.main, ...sources.auto, ...sources.recovery, ...sources.commandLine]);
 }
 
+/** What a start over staged logical slots needs (I11); null: not known. */
+export interface NextStart {
+  /** With more slot folders PostgreSQL does not start. */
+  maxReplicationSlots: number | null;
+  /** With less than "logical" it does not start over a logical slot. */
+  walLevel: string | null;
+  /** When off, a standby of 16 and later does not start over a logical slot. */
+  hotStandby: boolean | null;
+}
+
 /**
  * What the next start will have, at the least (I11): the lower of what the files say and of what the running server has, since files
  * may be changed either way before it. null: not known, because the place where the setting may stand could not be read.
@@ -46,13 +56,15 @@ export async function nextStart(
   dir: string,
   major: number,
   running: { maxReplicationSlots: number; walLevel: string } | null,
-): Promise<{ maxReplicationSlots: number | null; walLevel: string | null }> {
+): Promise<NextStart> {
   const sources = await readSources(dir, major);
   const slotsText = settingOf(sources, "max_replication_slots", "10");
   const slots = slotsText === null ? null : parseInteger(slotsText);
   const levelText = settingOf(sources, "wal_level", "replica");
   const level = levelText === null ? null : walLevelOf(levelText);
+  const hotStandby = settingOf(sources, "hot_standby", "on");
   return {
+    hotStandby: hotStandby === null ? null : isOn(hotStandby),
     maxReplicationSlots: slots !== null && running ? Math.min(slots, running.maxReplicationSlots) : slots,
     walLevel: level !== null && running ? lowerLevel(level, walLevelOf(running.walLevel)) : level,
   };

@@ -2,7 +2,7 @@
  * Folders of `pg_replslot`. PostgreSQL does not start over a slot folder without a sound state file, or over one too many (I11),
  * so a folder only ever appears and disappears whole, by a rename to and from `<name>.tmp`, which PostgreSQL passes over and
  * removes at its start. All of this is for slots that the running server does not have in memory: of one it has, its own next save
- * writes over the file, and a leftover `state.tmp` would keep it from saving until its next start.
+ * writes over the file, and a leftover `state.tmp` keeps it from saving or advancing the slot until its next start.
  */
 import { constants } from "node:fs";
 import { mkdir, open, readdir, rename } from "node:fs/promises";
@@ -143,7 +143,8 @@ async function stageFolder(dir: string, path: string, bytes: Uint8Array, before:
   // of an attempt that was cut off
   await removeTree(temporary, before);
   await before(`mkdir ${temporary}`);
-  await mkdir(temporary, { mode: 0o700 });
+  // open until it is the server's own: as root, one that a crash leaves is then still the server's to remove
+  await mkdir(temporary, { mode: 0o755 });
   await giveFolder(temporary, owner, before);
   await createFile(join(temporary, STATE), bytes, owner, before);
   await syncFolder(temporary, before);

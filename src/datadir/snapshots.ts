@@ -5,7 +5,15 @@ import { join } from "node:path";
 import type { Lsn } from "../domain/lsn.ts";
 import { SnapshotFileError, snapshotFileName, verifySnapshotFile } from "../pg/snapshot-file.ts";
 import { DataDirectoryError, errnoOf, readError, writeError } from "./errors.ts";
-import { type BeforeStep, createFile, noStep, ownershipOf, removeTree, renameDurably } from "./files.ts";
+import {
+  type BeforeStep,
+  createFile,
+  noStep,
+  ownershipOf,
+  removeTree,
+  renameDurably,
+  temporaryTag,
+} from "./files.ts";
 
 const FOLDER = join("pg_logical", "snapshots");
 
@@ -26,7 +34,7 @@ export async function placeSnapshot(
   if (await hasSnapshot(dir, lsn, major)) return "present";
   const path = snapshotPath(dir, lsn);
   // begins like a snapshot's name: PostgreSQL takes the position from there, and removes what a crash left once no slot needs it
-  const temporary = `${path}.slotsync-${process.pid}.tmp`;
+  const temporary = `${path}.${temporaryTag()}.tmp`;
   const owner = await ownershipOf(dir);
   try {
     await removeTree(temporary, beforeStep);

@@ -3,7 +3,16 @@ import { link, open, readdir, rename, stat, unlink } from "node:fs/promises";
 import { join } from "node:path";
 import { formatLsn, type Lsn } from "../domain/lsn.ts";
 import { errnoOf, readError, WalSegmentError, writeError } from "./errors.ts";
-import { type BeforeStep, createFile, kindOf, noStep, ownershipOf, removeTree, syncFolder } from "./files.ts";
+import {
+  type BeforeStep,
+  createFile,
+  kindOf,
+  noStep,
+  ownershipOf,
+  removeTree,
+  syncFolder,
+  temporaryTag,
+} from "./files.ts";
 
 const FOLDER = "pg_wal";
 const SEGMENT_NAME = /^[0-9A-F]{24}$/;
@@ -230,7 +239,7 @@ function hex(value: number): string {
 
 /**
  * Places a fetched segment, unless its file is there: that one is left as it is. When the promise resolves the segment is on disk,
- * verified as a whole; a crash leaves at most a file that PostgreSQL passes over, and removes when it starts after a crash. Throws
+ * verified as a whole; a crash leaves at most a file that PostgreSQL passes over and that the next call here removes. Throws
  * WalSegmentError when the chunks are not that segment (nothing is placed), RangeError when the name does not fit what is expected,
  * DataDirectoryError when it cannot be written; what the chunks' source throws comes through as it is.
  *
@@ -252,12 +261,12 @@ export async function placeSegment(
   const folder = join(dir, FOLDER);
   const path = join(folder, name);
   if ((await kindOf(path)) !== null) return;
-  // PostgreSQL's own prefix for a segment that is being made
-  const temporary = join(folder, `xlogtemp.slotsync-${process.pid}-${name}`);
+  const temporary = join(folder, `${TEMPORARY}${temporaryTag().slice("slotsync-".length)}`);
   const owner = await ownershipOf(dir);
   const source = watched(chunks, segmentBytes, name);
   try {
-    await removeTree(temporary, beforeStep);
+    await removeLeftovers(folder, beforeStep);
+    inProgress.add(temporary);
     await createFile(temporary, source.chunks, owner, beforeStep);
     await verifySegment(temporary, expected);
     await markArchived(folder, name, owner, beforeStep);
@@ -269,6 +278,21 @@ export async function placeSegment(
       throw error;
     }
     throw writeError("placing a WAL segment", path, error);
+  } finally {
+    inProgress.delete(temporary);
+  }
+}
+
+/** PostgreSQL's own prefix for a segment that is being made; from 12 on it removes those when it starts after a crash. */
+const TEMPORARY = "xlogtemp.slotsync-";
+
+const inProgress = new Set<string>();
+
+/** Whatever carries our prefix and is not being written: one sidecar looks after a standby, so its writer is gone. */
+async function removeLeftovers(folder: string, before: BeforeStep): Promise<void> {
+  for (const name of await readdir(folder)) {
+    const path = join(folder, name);
+    if (name.startsWith(TEMPORARY) && !inProgress.has(path)) await removeTree(path, before);
   }
 }
 
@@ -321,6 +345,8 @@ async function markArchived(
   if ((await kindOf(status)) !== "folder") return;
   for (const mark of [`${name}.done`, `${name}.ready`])
     if ((await kindOf(join(status, mark))) !== null) return;
-  await createFile(join(status, `${name}.done`), new Uint8Array(), owner, before);
+  await createFile(join(status, `${name}.done`), new Uint8Array(), owner, before).catch((error) => {
+    if (errnoOf(error) !== "EEXIST") throw error;
+  });
   await syncFolder(status, before);
 }

@@ -207,6 +207,17 @@ describe("the configuration of a data directory", () => {
     expect(await read()).toEqual({ settings: {}, skipped: ["/data/postgresql.conf"] });
   });
 
+  test("a standby that is not to be read is told, and one that may not be (I11)", async () => {
+    const hotStandby = async (main: string) => {
+      put("data/postgresql.conf", main);
+      return (await nextStart(dir, 16, null)).hotStandby;
+    };
+    expect(await hotStandby("")).toBe(true);
+    expect(await hotStandby("hot_standby = yes")).toBe(true);
+    expect(await hotStandby("hot_standby = off")).toBe(false);
+    expect(await hotStandby("hot_standby = on\ninclude 'none'")).toBeNull();
+  });
+
   describe("what the next start has", () => {
     const running = { maxReplicationSlots: 15, walLevel: "logical" };
     test.each([
@@ -272,7 +283,7 @@ describe("the configuration of a data directory", () => {
       put("data/postgresql.conf", main);
       put("data/postgresql.auto.conf", auto);
       put("data/postmaster.opts", `/p "-D" "${dir}"${option === "" ? "" : ` "-c" "${option}"`}\n`);
-      expect(await nextStart(dir, 15, server)).toEqual({ maxReplicationSlots, walLevel });
+      expect(await nextStart(dir, 15, server)).toMatchObject({ maxReplicationSlots, walLevel });
     });
   });
 });

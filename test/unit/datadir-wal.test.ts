@@ -261,6 +261,22 @@ describe("pg_wal", () => {
       const others = readdirSync(wal).filter((file) => file !== name && file !== "archive_status");
       expect(others.every((file) => file.startsWith("xlogtemp."))).toBe(true);
     }
-    expect(existsSync(join(wal, name))).toBe(true);
+    // the last call removed what those before it had left
+    expect(readdirSync(wal).sort()).toEqual([name, "archive_status"].sort());
+  });
+
+  test("segments that are placed at the same time do not disturb each other", async () => {
+    const numbers = [5, 6, 7];
+    await Promise.all(
+      [...numbers, 5].map((number) =>
+        placeSegment(dir, segmentName(3, number, MB), inChunks(segment({ number }), 10_000), {
+          ...expected,
+          segmentNumber: number,
+        }),
+      ),
+    );
+    expect(readdirSync(wal).sort()).toEqual(
+      [...numbers.map((n) => segmentName(3, n, MB)), "archive_status"].sort(),
+    );
   });
 });
