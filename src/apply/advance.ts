@@ -2,7 +2,13 @@
 import type { Action } from "../domain/action.ts";
 import { formatLsn } from "../domain/lsn.ts";
 import type { PgSession } from "../pg/session.ts";
-import { ADVANCE_SLOTS, advanceSlot, type Role } from "../pg/sql.ts";
+import {
+  ADVANCE_SLOTS,
+  advanceSlot,
+  type Role,
+  SET_STATEMENT_TIMEOUT,
+  SHOW_STATEMENT_TIMEOUT,
+} from "../pg/sql.ts";
 import { expectDone, type Outcome, SlotMovedError, WrongRoleError } from "./errors.ts";
 
 type Advance = Extract<Action, { kind: "advance" }>;
@@ -49,4 +55,21 @@ async function failureOfOne(session: PgSession, action: Advance): Promise<unknow
 export async function advanceOne(session: PgSession, role: Role, slot: string, to: string): Promise<void> {
   const what = `advancing slot "${slot}" to ${to}`;
   expectDone(await session.query(advanceSlot(role), [slot, to], { what }), what);
+}
+
+/** How long the server may look for a consistent point before it is told to stop. */
+const BRIEF_MS = 2_000;
+
+/**
+ * Runs an advance that may not end: without a snapshot at its beginning the server waits, spinning, for every transaction that was
+ * running there. Cancelled, it has done no harm, and is tried again later.
+ */
+export async function briefly<T>(session: PgSession, run: () => Promise<T>): Promise<T> {
+  const [before] = await session.query<{ setting: string }>(SHOW_STATEMENT_TIMEOUT);
+  await session.query(SET_STATEMENT_TIMEOUT, [String(BRIEF_MS)]);
+  try {
+    return await run();
+  } finally {
+    if (session.usable) await session.query(SET_STATEMENT_TIMEOUT, [before?.setting ?? "0"]);
+  }
 }

@@ -2,10 +2,11 @@
  * Carries out plans: a lane per database, guards in creation beside them. A cycle waits for its lanes only for a moment; a lane that
  * is still busy then (a long decode, a blocked advance) goes on by itself, and the other databases with the next cycle (I9).
  */
-import type { Action } from "../domain/action.ts";
+import { type Action, isFileAction } from "../domain/action.ts";
 import type { PgSession } from "../pg/session.ts";
 import { CANCEL_BACKEND } from "../pg/sql.ts";
 import type { Outcome } from "./errors.ts";
+import { type FilesContext, runFiles } from "./files.ts";
 import { createGuard } from "./guard.ts";
 import { HoldKeeper } from "./hold.ts";
 import { runLane } from "./lane.ts";
@@ -16,6 +17,8 @@ export interface ApplierOptions {
   open: (database: string, purpose: string, patient: boolean) => Promise<PgSession>;
   /** Asks the primary for a running-xacts record. */
   nudgePrimary: () => Promise<void>;
+  /** For what is done to slot files; null where there is no data directory. */
+  files: FilesContext | null;
   /** Called for every action once, in whatever cycle it ends. */
   onOutcome: (outcome: Outcome) => void;
 }
@@ -32,6 +35,7 @@ export class Applier {
   readonly #lanes = new Map<number, Promise<void>>();
   readonly #guards = new Map<number, Promise<void>>();
   readonly #holds: HoldKeeper;
+  #files: Promise<void> | null = null;
   #stop = new AbortController();
 
   constructor(options: ApplierOptions) {
@@ -49,16 +53,34 @@ export class Applier {
     return new Set(this.#guards.keys());
   }
 
+  /** Whether something is being done to slot files. */
+  get filesBusy(): boolean {
+    return this.#files !== null;
+  }
+
   /** Starts the actions, unless halted; resolves when all lanes are through, or after a moment. */
   async apply(actions: readonly Action[]): Promise<void> {
     if (this.#stop.signal.aborted) return;
     const byDatabase = new Map<number, Action[]>();
+    this.#startFiles(actions);
     for (const action of actions) {
+      if (isFileAction(action)) continue;
       if (action.kind === "create_guard") this.#startGuard(action);
       else byDatabase.set(action.databaseOid, [...(byDatabase.get(action.databaseOid) ?? []), action]);
     }
     for (const [oid, list] of byDatabase) this.#startLane(oid, list);
-    if (this.#lanes.size > 0) await within(PATIENCE_MS, Promise.all(this.#lanes.values()));
+    const files = this.#files ? [this.#files] : [];
+    if (this.#lanes.size + files.length > 0)
+      await within(PATIENCE_MS, Promise.all([...this.#lanes.values(), ...files]));
+  }
+
+  #startFiles(actions: readonly Action[]): void {
+    const { files } = this.#options;
+    const list = actions.filter(isFileAction);
+    if (list.length === 0 || files === null || this.#files !== null) return;
+    this.#files = runFiles(list, files, this.#stop.signal, (outcome) => this.#report(outcome)).finally(() => {
+      this.#files = null;
+    });
   }
 
   #startLane(oid: number, actions: Action[]): void {
@@ -67,6 +89,7 @@ export class Applier {
       instanceId: this.#options.instanceId,
       session: () => this.#session(database),
       holds: this.#holds,
+      directory: this.#options.files?.directory ?? null,
       signal: this.#stop.signal,
       report: (outcome) => this.#report(outcome),
     }).finally(() => this.#lanes.delete(oid));
@@ -114,7 +137,11 @@ export class Applier {
    */
   async halt(control: PgSession): Promise<void> {
     this.#stop.abort();
-    const inFlight = [...this.#lanes.values(), ...this.#guards.values()];
+    const inFlight = [
+      ...this.#lanes.values(),
+      ...this.#guards.values(),
+      ...(this.#files ? [this.#files] : []),
+    ];
     if (inFlight.length === 0) return;
     const pids = [...this.#sessions.values(), ...this.#running].map((session) => session.backendPid);
     for (const pid of pids) await control.query(CANCEL_BACKEND, [pid]).catch(() => {});
@@ -127,7 +154,7 @@ export class Applier {
     const sessions = [...this.#sessions.values(), ...this.#running];
     this.#sessions.clear();
     await Promise.all([...sessions.map((session) => session.close()), this.#holds.releaseAll()]);
-    await Promise.all([...this.#lanes.values(), ...this.#guards.values()]);
+    await Promise.all([...this.#lanes.values(), ...this.#guards.values(), this.#files]);
     this.#stop = new AbortController();
   }
 }

@@ -3,26 +3,28 @@ import type { Action } from "../domain/action.ts";
 import { assertNever } from "../domain/assert-never.ts";
 import { workName } from "../domain/names.ts";
 import type { PgSession } from "../pg/session.ts";
-import { advanceSlots } from "./advance.ts";
+import { advanceSlots, briefly } from "./advance.ts";
 import { createSlots } from "./create.ts";
 import { dropFailoverSlot, dropOwnSlot } from "./drop.ts";
 import { type Outcome, WrongRoleError } from "./errors.ts";
 import { advanceGuard } from "./guard.ts";
 import type { HoldKeeper } from "./hold.ts";
-import { probePlugin } from "./probe.ts";
+import { probeLibrary, probePlugin } from "./probe.ts";
 import { replaceSlot } from "./replace.ts";
 
 export interface LaneContext {
   instanceId: string;
   session: () => Promise<PgSession>;
   holds: HoldKeeper;
+  /** The standby's data directory, or null. */
+  directory: string | null;
   signal: AbortSignal;
   report: (outcome: Outcome) => void;
 }
 
 /** Runs all of them, and reports an outcome for every one. Never throws. */
 export async function runLane(actions: readonly Action[], context: LaneContext): Promise<void> {
-  for (const batch of batches(actions)) {
+  for (const batch of batches(unsureLast(actions))) {
     if (context.signal.aborted) {
       reportAll(batch, new WrongRoleError("syncing has been halted"), context);
       continue;
@@ -48,6 +50,15 @@ function reportAll(actions: readonly Action[], error: unknown, { report }: LaneC
   for (const action of actions) report({ action, error });
 }
 
+/** What may have to wait for other people's transactions must not keep the rest waiting. */
+function unsureLast(actions: readonly Action[]): Action[] {
+  return [...actions.filter((action) => !isUnsure(action)), ...actions.filter(isUnsure)];
+}
+
+function isUnsure(action: Action): boolean {
+  return (action.kind === "advance" || action.kind === "advance_guard") && action.unsure;
+}
+
 const BATCHED: readonly Action["kind"][] = ["create", "advance"];
 
 /** Neighbours of a kind that is cheaper together, else one by one. */
@@ -55,7 +66,8 @@ function batches(actions: readonly Action[]): Action[][] {
   const result: Action[][] = [];
   for (const action of actions) {
     const last = result.at(-1);
-    if (last?.[0]?.kind === action.kind && BATCHED.includes(action.kind)) last.push(action);
+    if (last?.[0]?.kind === action.kind && BATCHED.includes(action.kind) && !isUnsure(action))
+      last.push(action);
     else result.push([action]);
   }
   return result;
@@ -79,8 +91,12 @@ async function runBatch(batch: readonly Action[], context: LaneContext): Promise
     return;
   }
   if (action.kind === "advance") {
-    for (const outcome of await advanceSlots(await context.session(), ofKind(batch, "advance")))
-      context.report(outcome);
+    const session = await context.session();
+    const advances = ofKind(batch, "advance");
+    const outcomes = isUnsure(action)
+      ? await briefly(session, () => advanceSlots(session, advances))
+      : await advanceSlots(session, advances);
+    for (const outcome of outcomes) context.report(outcome);
     return;
   }
   await runOne(action, context);
@@ -92,13 +108,18 @@ async function runOne(
   context: LaneContext,
 ): Promise<void> {
   switch (action.kind) {
-    case "advance_guard":
-      return advanceGuard(await context.session(), action.guard, action.to);
+    case "advance_guard": {
+      const session = await context.session();
+      const advance = () => advanceGuard(session, action.guard, action.to);
+      return action.unsure ? briefly(session, advance) : advance();
+    }
     case "create_hold":
       return context.holds.create(action.database, action.hold, action.from);
     case "release_hold":
       return context.holds.release(action.hold);
     case "probe_plugin":
+      if (action.from === null)
+        return probeLibrary(await context.session(), context.directory, action.plugin);
       return probePlugin(
         await context.session(),
         workName(context.instanceId, action.databaseOid),
@@ -112,7 +133,10 @@ async function runOne(
     case "drop_leftover":
       return dropOwnSlot(await context.session(), "standby", action.slot);
     case "create_guard":
-      throw new Error("guards are created beside the lanes");
+    case "stage":
+    case "unstage":
+    case "complete":
+      throw new Error(`"${action.kind}" does not run in a database's lane`);
     default:
       return assertNever(action);
   }

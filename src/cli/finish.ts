@@ -165,6 +165,7 @@ async function finishHolding({ lock, journal }: HeldState, context: Context): Pr
         control,
         open: (database) => link.open(database, "finish", true),
         connections: config.finish.connections,
+        directory: config.standby.dataDirectory ?? null,
         journal: journal.state,
         record: (state) => journal.save(state),
         log,

@@ -58,6 +58,7 @@ export function buildSidecar({ config, command, journal, log, signal, onStatus }
     standbyConn: config.standby.conn,
     primaryConn: config.primary.conn ?? null,
     dataDirectory: config.standby.dataDirectory ?? null,
+    stateDirectory: config.stateDirectory,
     finishConnections: config.finish.connections,
     applicationName: applicationNameOf(command),
     journal,

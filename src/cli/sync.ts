@@ -8,7 +8,6 @@ import { formatLsn } from "../domain/lsn.ts";
 import type { Status } from "../domain/status.ts";
 import { LockedError } from "../journal/lock.ts";
 import { createLogger } from "../log/logger.ts";
-import { observeStandby } from "../observe/standby.ts";
 import { sleep } from "../pg/sleep.ts";
 import { assess } from "../sync/assess.ts";
 import { runCycle } from "../sync/cycle.ts";
@@ -142,8 +141,8 @@ async function settle(
   log: Logger,
 ): Promise<void> {
   const { signal } = sidecar.options;
-  const control = await afterPredecessor(() => sidecar.standby.control(), signal);
-  const look = await observeStandby(control);
+  await afterPredecessor(() => sidecar.standby.control(), signal);
+  const look = await sidecar.look();
   if (!look.view.inRecovery) throw notAStandby();
   sidecar.lastLook = look;
   const settling = new Settling();
@@ -165,7 +164,7 @@ async function settle(
 }
 
 function isUnderWay({ applier }: Sidecar): boolean {
-  return applier.busyDatabases.size > 0 || applier.creatingGuards.size > 0;
+  return applier.busyDatabases.size > 0 || applier.creatingGuards.size > 0 || applier.filesBusy;
 }
 
 function notAStandby(): CommandError {

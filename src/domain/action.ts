@@ -10,12 +10,20 @@ export type Action =
   /** Create the guard of a database; runs beside the cycle, for it waits for a running-xacts record. */
   | { kind: "create_guard"; database: string; databaseOid: number; guard: string }
   /** Advance a guard (G1). */
-  | { kind: "advance_guard"; database: string; databaseOid: number; guard: string; to: Lsn }
+  | {
+      kind: "advance_guard";
+      database: string;
+      databaseOid: number;
+      guard: string;
+      to: Lsn;
+      /** As for `advance`. */
+      unsure: boolean;
+    }
   /** Keep a temporary copy of the guard where it is now, for slots that are behind it. */
   | { kind: "create_hold"; database: string; databaseOid: number; hold: string; from: string }
   | { kind: "release_hold"; database: string; databaseOid: number; hold: string }
-  /** See whether this standby can load an output plugin. */
-  | { kind: "probe_plugin"; database: string; databaseOid: number; plugin: string; from: string }
+  /** See whether this standby can load an output plugin, by a copy of `from`, or where none can be made by looking for it. */
+  | { kind: "probe_plugin"; database: string; databaseOid: number; plugin: string; from: string | null }
   /** Copy a failover slot out of `from`, at exactly `to` (G2b). */
   | {
       kind: "create";
@@ -27,7 +35,16 @@ export type Action =
       to: Lsn;
     }
   /** Move our slot forward by decoding. */
-  | { kind: "advance"; slot: string; database: string; databaseOid: number; at: Lsn; to: Lsn }
+  | {
+      kind: "advance";
+      slot: string;
+      database: string;
+      databaseOid: number;
+      at: Lsn;
+      to: Lsn;
+      /** Its start is not proven: the server may wait for other people's transactions, so it goes alone and not for long. */
+      unsure: boolean;
+    }
   /** Move our slot forward by dropping it and copying the guard, which stands at `to` (G4). */
   | {
       kind: "replace";
@@ -42,7 +59,42 @@ export type Action =
   /** Drop our slot. */
   | { kind: "drop"; slot: string; database: string; databaseOid: number; at: Lsn; why: string }
   /** Drop a slot we made for ourselves. */
-  | { kind: "drop_leftover"; slot: string; database: string; databaseOid: number };
+  | { kind: "drop_leftover"; slot: string; database: string; databaseOid: number }
+  /**
+   * Put a slot file in place that the standby loads at its next start: the one of the primary's slot `source`, or for a guard where
+   * the primary has none, that of a new temporary one.
+   */
+  | {
+      kind: "stage";
+      slot: string;
+      database: string;
+      databaseOid: number;
+      source: string | null;
+      /** For a guard, which of the two of its database. */
+      guard: "fresh" | "low" | null;
+      /** Staged before: its file is replaced by a newer one. */
+      again: boolean;
+    }
+  /** Take a staged slot file away again. */
+  | { kind: "unstage"; slot: string; database: string; databaseOid: number; why: string }
+  /** Complete a slot that has been loaded from its file: its snapshot (I2), the WAL that is missing (I3). */
+  | {
+      kind: "complete";
+      slot: string;
+      database: string;
+      databaseOid: number;
+      restart: Lsn;
+      /** WAL is needed up to here. */
+      upTo: Lsn;
+      snapshot: boolean;
+    };
+
+/** What is done to files, and not in a database. */
+export type FileAction = Extract<Action, { kind: "stage" | "unstage" | "complete" }>;
+
+export function isFileAction(action: Action): action is FileAction {
+  return action.kind === "stage" || action.kind === "unstage" || action.kind === "complete";
+}
 
 /** One line for a dry run and the log. */
 export function describeAction(action: Action): string {
@@ -67,6 +119,12 @@ export function describeAction(action: Action): string {
       return `drop slot "${action.slot}": ${action.why}`;
     case "drop_leftover":
       return `drop leftover slot "${action.slot}"`;
+    case "stage":
+      return `stage ${action.guard ? "guard" : "slot"} "${action.slot}" for the next start of this standby${action.again ? ", anew" : ""}`;
+    case "unstage":
+      return `take back the staged slot "${action.slot}": ${action.why}`;
+    case "complete":
+      return `complete slot "${action.slot}", which was loaded at ${formatLsn(action.restart)}${action.snapshot ? ", by its snapshot" : ""}`;
     default:
       return assertNever(action);
   }

@@ -9,10 +9,12 @@ import { judge, type Selection } from "./judge.ts";
 import type { Lsn } from "./lsn.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 import { type Memory, type Policy, plan } from "./plan.ts";
+import { failureKeys } from "./plan-guard.ts";
 import { type Problem, standbyProblems } from "./prerequisites.ts";
 import { isFailoverReady, type Verdict, waiting } from "./protection.ts";
 import type { PrimarySlot } from "./slot.ts";
 import { buildStatus, type Status } from "./status.ts";
+import type { Xid } from "./xid.ts";
 
 export interface AssessInput {
   journal: JournalState;
@@ -53,6 +55,7 @@ export function assessLive(input: AssessInput, primary: PrimaryView): Assessment
     chosen: judged.chosen,
     plan: { ...judged.plan, verdicts },
     busy: new Set(),
+    filesBusy: true,
     problems: [],
     now,
   });
@@ -163,9 +166,11 @@ function sidecarProblems({ journal, now, sidecarRunning, quietMs }: AssessInput)
 /** The planner's memory of a process that has none of its own: failures of the running sidecar count, its clocks do not. */
 function memoryFrom(journal: JournalState, now: number): Memory {
   const backoff = new Map(
-    [...journal.slots.values()].flatMap(({ name, failure }) =>
-      failure ? [[name, { ...failure, retryAt: 0, failures: 1 }] as const] : [],
-    ),
+    [...journal.slots.values()].flatMap((record) => {
+      const { failure } = record;
+      if (!failure) return [];
+      return failureKeys(record).map((key) => [key, { ...failure, retryAt: 0, failures: 1 }] as const);
+    }),
   );
   return {
     now,
@@ -175,6 +180,7 @@ function memoryFrom(journal: JournalState, now: number): Memory {
     creatingGuards: new Set(),
     guardAdvancedAt: new Map(),
     restUntil: new Map(),
+    filesBusy: false,
   };
 }
 
@@ -189,6 +195,9 @@ function lastPrimary(journal: JournalState, standby: StandbyView): PrimaryView {
     physicalSlot: null,
     slots: [],
     maySnapshot: true,
+    mayReadFiles: true,
+    oldestXid: 0 as Xid,
+    pins: [],
   };
 }
 

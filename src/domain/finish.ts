@@ -8,6 +8,7 @@ import type { JournalState, SlotRecord } from "./journal.ts";
 import { bytesBetween, formatLsn, type Lsn, minLsn } from "./lsn.ts";
 import { holdName } from "./names.ts";
 import { isOurs, originalOf, whyUnsafe } from "./ownership.ts";
+import { isProven, provisionOf } from "./proof.ts";
 import { type StandbySlot, sameIdentity, slotNamed } from "./slot.ts";
 
 /** One thing to do on the new primary. */
@@ -94,7 +95,9 @@ function finishSlot(record: SlotRecord, input: FinishInput): FinishStep {
       : materialise(record, input, null);
   if (!isOurs(local, record) || local.confirmedFlushLsn === null) return leaveForeign(record, local);
   const confirmed = record.primaryConfirmedFlushLsn;
-  const unsafe = record.obsolete ? "it was no failover slot any more" : whyUnsafe(originalOf(record), local);
+  const unsafe = record.obsolete
+    ? "it was no failover slot any more"
+    : (whyUnsafe(originalOf(record), local) ?? whyUnproven(record, local));
   if (local.activePid !== null)
     return {
       kind: "leave",
@@ -111,6 +114,14 @@ function finishSlot(record: SlotRecord, input: FinishInput): FinishStep {
   const to = minLsn(confirmed, input.endOfWal);
   if (local.confirmedFlushLsn >= to) return { kind: "keep", record, position: local.confirmedFlushLsn };
   return { kind: "advance", record, restart: local.restartLsn ?? local.confirmedFlushLsn, to };
+}
+
+/** I2–I4: one that was loaded from its file, and never proven to lack nothing. */
+function whyUnproven(record: SlotRecord, local: StandbySlot): string | null {
+  const { proof } = provisionOf(record, local);
+  if (!proof.wal) return "whether its WAL is here was never seen";
+  if (!proof.start) return "where its decoding begins was never proven";
+  return proof.rows ? null : "whether its catalog rows were kept was never proven";
 }
 
 function none(record: SlotRecord, why: string): FinishStep {
@@ -146,20 +157,26 @@ function materialise(record: SlotRecord, input: FinishInput, dropFirst: string |
   return { kind: "materialise", record, from: source.name, to, dropFirst, outcome: "materialised" };
 }
 
-/** Our guard or hold that lies at or behind the position (G2), or null. */
+/** Our guard or hold that lies at or behind the position (G2), the nearest of them, or null. */
 function sourceFor(
   { journal, slots }: FinishInput,
   databaseOid: number,
   to: Lsn,
 ): { name: string; restart: Lsn } | null {
-  const ours = [journal.guards[databaseOid]?.name, holdName(journal.instanceId, databaseOid)];
+  const guards = [journal.guards[databaseOid], journal.lowGuards[databaseOid]];
+  let nearest: { name: string; restart: Lsn; at: Lsn } | null = null;
   for (const slot of slots) {
-    const { confirmedFlushLsn, restartLsn } = slot;
-    if (!ours.includes(slot.name) || slot.databaseOid !== databaseOid || slot.invalidation !== null) continue;
-    if (confirmedFlushLsn !== null && restartLsn !== null && confirmedFlushLsn <= to)
-      return { name: slot.name, restart: restartLsn };
+    const { name, confirmedFlushLsn, restartLsn } = slot;
+    const guard = guards.find((each) => each?.name === name);
+    const ours = guard
+      ? isProven(provisionOf(guard, slot).proof)
+      : name === holdName(journal.instanceId, databaseOid);
+    if (!ours || slot.databaseOid !== databaseOid || slot.invalidation !== null) continue;
+    if (confirmedFlushLsn === null || restartLsn === null || confirmedFlushLsn > to) continue;
+    if (nearest === null || confirmedFlushLsn > nearest.at)
+      nearest = { name, restart: restartLsn, at: confirmedFlushLsn };
   }
-  return null;
+  return nearest;
 }
 
 /** The report's line for a step that was run; `error` is what went wrong with it. */

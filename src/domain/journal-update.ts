@@ -2,13 +2,24 @@
 import type { Action } from "./action.ts";
 import { assertNever } from "./assert-never.ts";
 import type { FinishReport, FinishStep } from "./finish.ts";
-import type { Birth, JournalState, SlotRecord } from "./journal.ts";
+import {
+  type Birth,
+  type GuardRecord,
+  type JournalState,
+  PROVEN,
+  type Provision,
+  type SlotRecord,
+  type Staged,
+  UNPROVISIONED,
+} from "./journal.ts";
 import { type Lsn, maxLsn } from "./lsn.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 import { isBornAs, isOurs } from "./ownership.ts";
 import type { Plan } from "./plan.ts";
+import { feedbackNow, proofNow, provisionOf } from "./proof.ts";
 import { isFailoverReady } from "./protection.ts";
-import { type PrimarySlot, type SlotIdentity, slotNamed } from "./slot.ts";
+import { type PrimarySlot, type SlotIdentity, type StandbySlot, slotNamed } from "./slot.ts";
+import type { Xid } from "./xid.ts";
 
 export interface Observed {
   primary: PrimaryView;
@@ -17,6 +28,8 @@ export interface Observed {
   plan: Pick<Plan, "verdicts" | "spared">;
   /** Databases in which something of ours was at work at any time since the look began: what is missing there may just be coming. */
   busy: ReadonlySet<number>;
+  /** Whether something was being done to slot files at any time since then. */
+  filesBusy: boolean;
   problems: readonly string[];
   now: number;
 }
@@ -24,12 +37,14 @@ export interface Observed {
 /** Records what both servers showed. Written before anything is done on the strength of it. */
 export function noteObservation(journal: JournalState, seen: Observed): JournalState {
   const { primary, standby, now } = seen;
+  const feedback = feedbackNow({ primary, standby, journal });
   const switched = journal.primaryTimeline !== null && journal.primaryTimeline !== primary.timeline;
   const slots = new Map<string, SlotRecord>();
-  for (const slot of seen.chosen) slots.set(slot.name, noteSlot(journal.slots.get(slot.name), slot, seen));
+  for (const slot of seen.chosen)
+    slots.set(slot.name, noteSlot(journal.slots.get(slot.name), slot, seen, journal));
   for (const record of [...journal.slots.values()]) {
     if (slots.has(record.name)) continue;
-    const kept = noteAbsent(record, seen);
+    const kept = noteAbsent(record, seen, journal);
     if (kept) slots.set(record.name, kept);
   }
   return {
@@ -40,30 +55,32 @@ export function noteObservation(journal: JournalState, seen: Observed): JournalS
     timelineSince: switched ? now : journal.timelineSince,
     observedAt: now,
     standbyFlushedLsn: standby.flushedLsn,
-    feedbackSince: feedbackHolds(seen) ? (journal.feedbackSince ?? primary.walLsn) : null,
+    feedbackSince: feedback?.since ?? null,
+    feedbackXid: feedback?.xid ?? null,
+    feedbackSession: feedback?.session ?? null,
     quietUntil: now,
     primaryLostAt: null,
-    guards: settleGuards(journal, standby),
+    guards: settleGuards(journal.guards, seen, journal),
+    lowGuards: settleGuards(journal.lowGuards, seen, journal),
     slots,
     problems: [...seen.problems],
     finish: null,
   };
 }
 
-function feedbackHolds({ primary, standby }: Observed): boolean {
-  return (
-    standby.hotStandbyFeedback && primary.physicalSlot !== null && primary.physicalSlot.catalogXmin !== null
-  );
-}
-
-function noteSlot(known: SlotRecord | undefined, slot: PrimarySlot, seen: Observed): SlotRecord {
+function noteSlot(
+  known: SlotRecord | undefined,
+  slot: PrimarySlot,
+  seen: Observed,
+  journal: JournalState,
+): SlotRecord {
   const record: SlotRecord = {
     name: slot.name,
     database: slot.database,
     databaseOid: slot.databaseOid,
     plugin: slot.plugin,
     twoPhase: slot.twoPhase,
-    ...settle(known, seen),
+    ...settle(known, slot.invalidation === null ? slot.catalogXmin : null, seen, journal),
     primaryConfirmedFlushLsn: slot.confirmedFlushLsn,
     primaryRestartLsn: slot.restartLsn,
     primaryInvalidation: slot.invalidation,
@@ -79,7 +96,7 @@ function noteSlot(known: SlotRecord | undefined, slot: PrimarySlot, seen: Observ
   return withVerdict(record, known, seen);
 }
 
-type Ownership = Pick<SlotRecord, "state" | "ours" | "births" | "maxTarget" | "dropping">;
+type Ownership = Pick<SlotRecord, "state" | "ours" | "births" | "maxTarget" | "dropping"> & Provision;
 
 /** A copy on its way that has not come in this time will not. */
 const STATEMENTS_END_WITHIN_MS = 600_000;
@@ -88,9 +105,15 @@ const STATEMENTS_END_WITHIN_MS = 600_000;
  * What is ours, after this look. A slot that is missing is given up only when nothing of ours is at work in its database, and a copy
  * that is on its way not before its time is up: a killed sidecar's statement may end after its successor has looked.
  */
-function settle(known: SlotRecord | undefined, seen: Observed): Ownership {
-  if (!known) return { state: "seen", ours: null, births: [], maxTarget: null, dropping: false };
-  const { state, ours, maxTarget, dropping } = known;
+function settle(
+  known: SlotRecord | undefined,
+  original: Xid | null,
+  seen: Observed,
+  journal: JournalState,
+): Ownership {
+  if (!known)
+    return { state: "seen", ours: null, births: [], maxTarget: null, dropping: false, ...UNPROVISIONED };
+  const { state, ours, maxTarget, dropping, staged, origin, proof } = known;
   const local = slotNamed(seen.standby.slots, known.name);
   const births = known.births.filter(
     (birth) =>
@@ -105,20 +128,51 @@ function settle(known: SlotRecord | undefined, seen: Observed): Ownership {
       births,
       maxTarget: furthest(stays ? maxTarget : null, confirmedFlushLsn),
       dropping: stays && dropping,
+      ...provisionNow(known, local, stays, original, seen, journal),
     };
   }
   const atWork = state === "owned" && ours !== null && seen.busy.has(ours.databaseOid);
-  if (state === "owned" && (local || atWork)) return { state, ours, births, maxTarget, dropping };
+  if (state === "owned" && (local || atWork))
+    return { state, ours, births, maxTarget, dropping, staged, origin, proof };
   const left = births.length > 0 ? "creating" : "seen";
-  return { state: left, ours: null, births, maxTarget: null, dropping: false };
+  return {
+    state: left,
+    ours: null,
+    births,
+    maxTarget: null,
+    dropping: false,
+    ...UNPROVISIONED,
+    staged: stillStaged(known, seen),
+  };
 }
 
-function noteAbsent(record: SlotRecord, seen: Observed): SlotRecord | null {
+function provisionNow(
+  known: SlotRecord,
+  local: StandbySlot,
+  stays: boolean,
+  original: Xid | null,
+  seen: Observed,
+  journal: JournalState,
+): Provision {
+  const provision = stays ? known : provisionOf({ ...known, state: "creating" }, local);
+  const { origin } = provision;
+  return { staged: [], origin, proof: proofNow(provision, local, original, { ...seen, journal }) };
+}
+
+/** What was staged and may still be loaded: its folder is there, or nobody could look. */
+function stillStaged({ name, staged }: SlotRecord, { standby, filesBusy }: Observed): readonly Staged[] {
+  if (filesBusy || standby.files === null || standby.files.problem !== null) return staged;
+  return standby.files.folders.some((folder) => folder.name === name) ? staged : [];
+}
+
+function noteAbsent(record: SlotRecord, seen: Observed, journal: JournalState): SlotRecord | null {
   const spared = seen.plan.spared.has(record.name);
-  const ownership = settle(record, seen);
+  const ownership = settle(record, null, seen, journal);
   const local = slotNamed(seen.standby.slots, record.name);
   const foreign = local !== undefined && !isOurs(local, record);
-  if (!spared && ownership.births.length === 0 && (ownership.ours === null || foreign)) return null;
+  const nothingLeft =
+    ownership.births.length === 0 && ownership.staged.length === 0 && (ownership.ours === null || foreign);
+  if (!spared && nothingLeft) return null;
   const absentSince = record.absentSince ?? seen.now;
   return withVerdict({ ...record, ...ownership, absentSince, obsolete: !spared }, record, seen);
 }
@@ -132,11 +186,26 @@ function withVerdict(record: SlotRecord, known: SlotRecord | undefined, { plan, 
   return { ...record, ...verdict, failure, since: same ? known.since : now };
 }
 
-function settleGuards(journal: JournalState, standby: StandbyView): JournalState["guards"] {
-  const guards: JournalState["guards"] = {};
-  for (const guard of Object.values(journal.guards)) {
-    const there = (slotNamed(standby.slots, guard.name)?.confirmedFlushLsn ?? null) !== null;
-    guards[guard.databaseOid] = there ? { ...guard, state: "owned" } : guard;
+function settleGuards(
+  known: Record<number, GuardRecord>,
+  seen: Observed,
+  journal: JournalState,
+): Record<number, GuardRecord> {
+  const guards: Record<number, GuardRecord> = {};
+  for (const guard of Object.values(known)) {
+    const local = slotNamed(seen.standby.slots, guard.name);
+    if (!local || local.confirmedFlushLsn === null) {
+      guards[guard.databaseOid] = guard;
+      continue;
+    }
+    const provision = provisionOf(guard, local);
+    guards[guard.databaseOid] = {
+      ...guard,
+      state: "owned",
+      staged: [],
+      origin: provision.origin,
+      proof: proofNow(provision, local, null, { ...seen, journal }),
+    };
   }
   return guards;
 }
@@ -154,12 +223,11 @@ export function noteIntents(journal: JournalState, actions: readonly Action[]): 
           databaseOid: action.databaseOid,
           state: "creating",
           maxTarget: null,
+          ...UNPROVISIONED,
         };
         break;
       case "advance_guard": {
-        const guard = next.guards[action.databaseOid];
-        if (guard)
-          next.guards[action.databaseOid] = { ...guard, maxTarget: furthest(guard.maxTarget, action.to) };
+        changeGuard(next, action.guard, ({ maxTarget }) => ({ maxTarget: furthest(maxTarget, action.to) }));
         break;
       }
       case "create":
@@ -186,6 +254,12 @@ export function noteIntents(journal: JournalState, actions: readonly Action[]): 
       case "drop":
         update(next, action.slot, () => ({ dropping: true }));
         break;
+      case "stage":
+        noteStageIntent(next, action);
+        break;
+      // what is staged is noted file by file, with what it says
+      case "unstage":
+      case "complete":
       case "create_hold":
       case "release_hold":
       case "probe_plugin":
@@ -194,6 +268,39 @@ export function noteIntents(journal: JournalState, actions: readonly Action[]): 
         assertNever(action);
     }
   }
+  return next;
+}
+
+/** A guard's name is taken before its file is written. */
+function noteStageIntent(journal: Draft, action: Extract<Action, { kind: "stage" }>): void {
+  if (action.guard === null) return;
+  const guards = action.guard === "fresh" ? journal.guards : journal.lowGuards;
+  const { database, databaseOid, slot: name } = action;
+  if (guards[databaseOid]?.name === name) return;
+  journal.guardSerial += 1;
+  guards[databaseOid] = { name, database, databaseOid, state: "creating", maxTarget: null, ...UNPROVISIONED };
+}
+
+/** So many attempts to stage a slot are known of at a time: the folder holds one of the last two. */
+const STAGED_KEPT = 4;
+
+/** Records what is about to be staged under a name, with what the file says: from here on a slot like that is ours. */
+export function noteStaged(journal: JournalState, name: string, staged: Staged): JournalState {
+  const next = draftOf(journal);
+  const withIt = (provision: Provision) => ({ staged: [...provision.staged, staged].slice(-STAGED_KEPT) });
+  update(next, name, withIt);
+  changeGuard(next, name, withIt);
+  return next;
+}
+
+/** Records that a loaded slot's snapshot is nowhere to be had: only moving on by itself proves its start (I2 d). */
+export function noteSnapshotLost(journal: JournalState, name: string): JournalState {
+  const next = draftOf(journal);
+  const lost = ({ origin }: Provision) => ({
+    origin: origin && { ...origin, snapshot: "unusable" as const },
+  });
+  update(next, name, lost);
+  changeGuard(next, name, lost);
   return next;
 }
 
@@ -233,6 +340,9 @@ export function noteDone(journal: JournalState, action: Action): JournalState {
         maxTarget: action.to,
         dropping: false,
         failure: null,
+        staged: [],
+        origin: null,
+        proof: PROVEN,
       }));
       return withPlugin(next, action.plugin);
     case "probe_plugin":
@@ -243,14 +353,32 @@ export function noteDone(journal: JournalState, action: Action): JournalState {
         ours: null,
         maxTarget: null,
         dropping: false,
+        origin: null,
+        proof: UNPROVISIONED.proof,
       }));
       return next;
+    case "stage":
+      update(next, action.slot, () => ({ failure: null }));
+      return next;
+    case "unstage":
+      update(next, action.slot, () => ({ staged: [], failure: null }));
+      changeGuard(next, action.slot, () => ({ staged: [] }));
+      return next;
+    case "complete": {
+      const completed = ({ proof, origin }: Provision) => ({
+        proof: { ...proof, wal: true, start: proof.start || startsThere(origin) },
+      });
+      update(next, action.slot, (record) => ({ ...completed(record), failure: null }));
+      changeGuard(next, action.slot, completed);
+      return next;
+    }
     case "drop_leftover":
       forgetGuard(next, action.slot);
       return next;
     case "create_guard": {
       const guard = next.guards[action.databaseOid];
-      if (guard?.name === action.guard) next.guards[action.databaseOid] = { ...guard, state: "owned" };
+      if (guard?.name === action.guard)
+        next.guards[action.databaseOid] = { ...guard, state: "owned", proof: PROVEN };
       return withPlugin(next, GUARD_PLUGIN);
     }
     case "advance":
@@ -284,11 +412,31 @@ function leavesNoTrace(journal: JournalState, action: Action): boolean {
 /** What guards are made with: it has loaded when one is there. */
 const GUARD_PLUGIN = "pgoutput";
 
+/** I2 (b) and (e): its snapshot is in place, or there is none anywhere because the slot has not moved since it was made. */
+function startsThere(origin: Staged | null): boolean {
+  return origin === null || origin.snapshot !== "unusable";
+}
+
 type Draft = Omit<JournalState, "slots"> & { slots: Map<string, SlotRecord> };
 
 /** A copy that may be changed. */
 function draftOf(journal: JournalState): Draft {
-  return { ...journal, slots: new Map(journal.slots), guards: { ...journal.guards } };
+  return {
+    ...journal,
+    slots: new Map(journal.slots),
+    guards: { ...journal.guards },
+    lowGuards: { ...journal.lowGuards },
+  };
+}
+
+function changeGuard(
+  journal: Draft,
+  name: string,
+  change: (guard: GuardRecord) => Partial<GuardRecord>,
+): void {
+  for (const guards of [journal.guards, journal.lowGuards])
+    for (const guard of Object.values<GuardRecord>(guards))
+      if (guard.name === name) guards[guard.databaseOid] = { ...guard, ...change(guard) };
 }
 
 function update(journal: Draft, name: string, change: (record: SlotRecord) => Partial<SlotRecord>): void {
@@ -297,8 +445,8 @@ function update(journal: Draft, name: string, change: (record: SlotRecord) => Pa
 }
 
 function forgetGuard(journal: Draft, name: string): void {
-  for (const guard of Object.values(journal.guards))
-    if (guard.name === name) delete journal.guards[guard.databaseOid];
+  for (const guards of [journal.guards, journal.lowGuards])
+    for (const guard of Object.values(guards)) if (guard.name === name) delete guards[guard.databaseOid];
 }
 
 function withPlugin(journal: JournalState, plugin: string): JournalState {
@@ -328,9 +476,13 @@ export function startOver(journal: JournalState): JournalState {
     observedAt: 0,
     standbyFlushedLsn: null,
     feedbackSince: null,
+    feedbackXid: null,
+    feedbackSession: null,
+    restart: null,
     quietUntil: 0,
     primaryLostAt: null,
     guards: {},
+    lowGuards: {},
     slots: new Map(),
     problems: [],
     finish: null,
@@ -371,13 +523,22 @@ export function noteFinish(
         ours: { databaseOid, plugin, twoPhase: false },
         births: [],
         maxTarget: step.to,
+        staged: [],
+        origin: null,
+        proof: PROVEN,
       }));
-  const guards = Object.values(journal.guards).filter((guard) => !removed.includes(guard.name));
+  const left = (guards: Record<number, GuardRecord>) =>
+    Object.fromEntries(
+      Object.values(guards)
+        .filter(({ name }) => !removed.includes(name))
+        .map((guard) => [guard.databaseOid, guard]),
+    );
   return {
     ...next,
     phase: "primary",
     finish: report,
     problems: [],
-    guards: Object.fromEntries(guards.map((guard) => [guard.databaseOid, guard])),
+    guards: left(journal.guards),
+    lowGuards: left(journal.lowGuards),
   };
 }

@@ -1,10 +1,50 @@
 import type { FinishReport } from "./finish.ts";
 import type { Lsn } from "./lsn.ts";
 import type { Protection, Reason } from "./protection.ts";
+import type { RestartRecord } from "./restart.ts";
 import type { SlotIdentity } from "./slot.ts";
+import type { Xid } from "./xid.ts";
+
+/** A slot file put where the standby loads it at its next start, with what the file says. */
+export interface Staged extends SlotIdentity {
+  restartLsn: Lsn;
+  confirmedFlushLsn: Lsn;
+  /**
+   * The serialized snapshot for `restartLsn` (I2): `kept` beside the journal, to be placed after the start (b); `absent` on the
+   * primary too, where the slot has not moved since it was made (e); `unusable`, of a format that this standby does not take.
+   */
+  snapshot: "kept" | "absent" | "unusable";
+  /** The slot on the primary that holds its WAL and catalog rows, or null. */
+  pin: string | null;
+  /** When it was staged, ms since the epoch. */
+  at: number;
+}
+
+/** What is known of a slot of ours on the standby: it starts consistently (I2), its WAL is here (I3), its catalog rows are (I4). */
+export interface Proof {
+  start: boolean;
+  wal: boolean;
+  rows: boolean;
+}
+
+/** Made by SQL on this standby: the server itself has seen to all of it. */
+export const PROVEN: Proof = { start: true, wal: true, rows: true };
+const UNPROVEN: Proof = { start: false, wal: false, rows: false };
+
+/** How a slot of ours came to the standby, and how safe it is. */
+export interface Provision {
+  /** What has been staged under its name and not been seen loaded, the latest last. */
+  staged: readonly Staged[];
+  /** The file that it was loaded from; null for one that was made by SQL. */
+  origin: Staged | null;
+  proof: Proof;
+}
+
+/** Nothing is staged, nothing is here. */
+export const UNPROVISIONED: Provision = { staged: [], origin: null, proof: UNPROVEN };
 
 /** A guard that is ours. `creating` is written before the statement runs: its name is unique, so whatever appears under it is ours. */
-interface GuardRecord {
+export interface GuardRecord extends Provision {
   name: string;
   database: string;
   databaseOid: number;
@@ -31,7 +71,7 @@ export interface Birth {
  * - `creating`: the same, and a copy of ours may yet come.
  * - `owned`: the slot here is ours.
  */
-export interface SlotRecord extends SlotIdentity {
+export interface SlotRecord extends SlotIdentity, Provision {
   name: string;
   database: string;
   state: "seen" | "creating" | "owned";
@@ -78,6 +118,10 @@ export interface JournalState {
   standbyFlushedLsn: Lsn | null;
   /** The primary's WAL position since which the standby's feedback has been seen to hold catalog rows there, or null (I4). */
   feedbackSince: Lsn | null;
+  /** Transactions older than this had all ended there by then: a slot that needs no rows from before them lacks none (I4). */
+  feedbackXid: Xid | null;
+  /** The standby's `feedbackSession` since then. */
+  feedbackSession: string | null;
   /** Until when the primary was seen to have written nothing since `observedAt`, so that what was observed still held; ms. */
   quietUntil: number;
   /** Since when the primary has not answered, or null. */
@@ -85,10 +129,14 @@ export interface JournalState {
   /** Grows with each guard made; part of its name. */
   guardSerial: number;
   guards: Record<number, GuardRecord>;
+  /** The second guard of a database where none can be made by SQL: it waits for the laggards (G3). */
+  lowGuards: Record<number, GuardRecord>;
   /** By name. A map, for `constructor` and `__proto__` are names that PostgreSQL takes (I13). */
   slots: ReadonlyMap<string, SlotRecord>;
   /** Output plugins that this standby has been seen to load. */
   plugins: string[];
+  /** The last restart of the standby that was asked for. */
+  restart: RestartRecord | null;
   /** What stood against readiness as a whole when last observed. */
   problems: string[];
   finish: FinishReport | null;
@@ -105,12 +153,16 @@ export function emptyJournal(instanceId: string): JournalState {
     observedAt: 0,
     standbyFlushedLsn: null,
     feedbackSince: null,
+    feedbackXid: null,
+    feedbackSession: null,
     quietUntil: 0,
     primaryLostAt: null,
     guardSerial: 0,
     guards: {},
+    lowGuards: {},
     slots: new Map(),
     plugins: [],
+    restart: null,
     problems: [],
     finish: null,
   };

@@ -41,3 +41,11 @@ export function holdName(instanceId: string, databaseOid: number): string {
 export function workName(instanceId: string, databaseOid: number): string {
   return `${OWN_PREFIX}work_${databaseOid}_${instanceId}`;
 }
+
+/** A temporary slot on the primary that holds WAL and catalog rows for what is being staged. */
+export function pinName(instanceId: string, serial: number): string {
+  return `${PIN_PREFIX}${instanceId}_${serial}`;
+}
+
+/** What the names of all pins begin with. */
+export const PIN_PREFIX = `${OWN_PREFIX}pin_`;

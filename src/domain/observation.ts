@@ -1,5 +1,6 @@
 import type { Lsn } from "./lsn.ts";
-import type { PrimarySlot, StandbySlot } from "./slot.ts";
+import type { Reason } from "./protection.ts";
+import type { PrimarySlot, SlotIdentity, StandbySlot } from "./slot.ts";
 import type { Xid } from "./xid.ts";
 
 /** What one poll of the primary saw. */
@@ -16,6 +17,31 @@ export interface PrimaryView {
   /** Every persistent logical slot, chosen or not. */
   slots: readonly PrimarySlot[];
   maySnapshot: boolean;
+  /** Whether the role may read slot files there (`pg_read_binary_file`). */
+  mayReadFiles: boolean;
+  /** No transaction older than this is running: no row that died before it was still held by anybody then (I4). */
+  oldestXid: Xid;
+  /** Temporary slots of sidecars that hold WAL and catalog rows there. */
+  pins: readonly { name: string; catalogXmin: Xid }[];
+}
+
+/** A slot folder on the standby's disk that no slot in memory has: it is loaded at the next start. */
+export interface SlotFolder {
+  name: string;
+  /** What its state file says; null when it cannot be read. */
+  state: (SlotIdentity & { restartLsn: Lsn; confirmedFlushLsn: Lsn }) | null;
+}
+
+/** What the standby's data directory showed. */
+export interface FilesView {
+  /** Why nothing can be staged, or null. */
+  problem: { reason: Reason; detail: string } | null;
+  /** Folders of slots that are not in memory. */
+  folders: readonly SlotFolder[];
+  /** Folders of any slot, in memory or not: each takes one of `max_replication_slots` at the next start (I11). */
+  folderCount: number;
+  /** The least that the next start may find; null when it is not known. */
+  maxReplicationSlots: number | null;
 }
 
 /** What one look at the standby saw. */
@@ -43,4 +69,8 @@ export interface StandbyView {
   databases: readonly { oid: number; name: string }[];
   /** Whether the role may manage replication slots. */
   mayReplicate: boolean;
+  /** Changes whenever the standby's feedback may have been interrupted: a new walreceiver, settings read again (I4). */
+  feedbackSession: string;
+  /** Its data directory, where that is needed; null when it was not looked at. */
+  files: FilesView | null;
 }

@@ -1,5 +1,6 @@
 import type { Birth, SlotRecord } from "./journal.ts";
 import { formatLsn, type Lsn } from "./lsn.ts";
+import { isLoadedFrom } from "./proof.ts";
 import { type SlotIdentity, type StandbySlot, sameIdentity } from "./slot.ts";
 
 /**
@@ -10,6 +11,7 @@ import { type SlotIdentity, type StandbySlot, sameIdentity } from "./slot.ts";
 export function isOurs(local: StandbySlot, record: SlotRecord | undefined): boolean {
   if (!record || local.temporary || local.confirmedFlushLsn === null) return false;
   if (record.births.some((birth) => isBornAs(local, birth))) return true;
+  if (record.staged.some((staged) => isLoadedFrom(local, staged))) return true;
   if (record.state !== "owned" || record.ours === null || !sameIdentity(local, record.ours)) return false;
   return record.maxTarget !== null && local.confirmedFlushLsn <= record.maxTarget;
 }

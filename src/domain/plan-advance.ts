@@ -1,5 +1,6 @@
 /** Which of our slots to move forward now, and how: each by its own decoding, or all by copying the guard (G4). */
 import type { Action } from "./action.ts";
+import { createsOnStandby } from "./capability.ts";
 import { advanceCostMs, bucketCharge, restAfter, rideCostMs } from "./cost.ts";
 import { bytesBetween, type Lsn, minLsn } from "./lsn.ts";
 import type { PlanInput } from "./plan.ts";
@@ -53,6 +54,7 @@ export function planAdvances(
       databaseOid: slot.databaseOid,
       at: advance.confirmed,
       to: advance.to,
+      unsure: advance.unsure,
     });
   }
   return result;
@@ -79,7 +81,7 @@ function planRide(
 ) {
   const { guard } = state;
   // promoted between the drop and the copy, the slot is made anew, and that takes a working copy as well
-  if (!guard || headroom.free < 0) return null;
+  if (!guard || headroom.free < 0 || !createsOnStandby(input.standby.serverVersionNum)) return null;
   const limit = guardTarget(relied, input);
   const targets = candidates
     .map(({ advance }) => minLsn(advance.to, limit))

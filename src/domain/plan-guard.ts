@@ -1,10 +1,12 @@
 /** The guard and the hold of one database: what is there, and how far the guard may go (G1). */
 import type { Action } from "./action.ts";
-import type { JournalState } from "./journal.ts";
-import { bytesBetween, type Lsn, minLsn } from "./lsn.ts";
+import { createsOnStandby } from "./capability.ts";
+import { type JournalState, type Provision, type SlotRecord, UNPROVISIONED } from "./journal.ts";
+import { bytesBetween, type Lsn, maxLsn, minLsn } from "./lsn.ts";
 import { guardName, holdName } from "./names.ts";
 import type { StandbyView } from "./observation.ts";
 import type { Backoff, Memory, PlanInput } from "./plan.ts";
+import { isProven, proofNow, provisionOf } from "./proof.ts";
 import { type StandbySlot, slotNamed } from "./slot.ts";
 
 /** One of our own slots, usable: valid and with a position. */
@@ -16,7 +18,12 @@ export interface DatabaseState {
   guard: Source | null;
   /** A statement that is still at work may be moving the guard up to here: nothing before it counts as covered (G2). */
   maxTarget: Lsn;
+  /** Before 16, the second guard (G3). */
   hold: Source | null;
+  holdMaxTarget: Lsn;
+  /** How the guard and the hold came to be here. */
+  provision: Provision;
+  holdProvision: Provision;
   /** A guard is being created right now. */
   creating: boolean;
   /** Why the last attempt to create it failed. */
@@ -50,18 +57,26 @@ export function inspectDatabase(
   memory: Memory,
 ): DatabaseState {
   const record = journal.guards[database.oid];
+  const low = journal.lowGuards[database.oid];
   const creating = memory.creatingGuards.has(database.oid);
   const find = (name: string | undefined) => {
     const slot = slotNamed(standby.slots, name);
     return slot?.databaseOid === database.oid ? slot : undefined;
   };
+  const held = createsOnStandby(standby.serverVersionNum)
+    ? usable(find(holdName(journal.instanceId, database.oid)), true)
+    : usable(find(low?.name), false);
+  const guard = creating ? null : usable(find(record?.name), false);
   return {
     ...database,
     creating,
     maxTarget: record?.maxTarget ?? (0n as Lsn),
+    holdMaxTarget: low?.maxTarget ?? (0n as Lsn),
+    provision: record && guard ? provisionOf(record, guard) : UNPROVISIONED,
+    holdProvision: low && held ? provisionOf(low, held) : UNPROVISIONED,
     failure: memory.backoff.get(guardBackoffKey(database.oid)) ?? null,
-    guard: creating ? null : usable(find(record?.name), false),
-    hold: usable(find(holdName(journal.instanceId, database.oid)), true),
+    guard,
+    hold: held,
   };
 }
 
@@ -91,6 +106,7 @@ export function planGuard(
   const { journal, memory } = input;
   const base = { database: state.name, databaseOid: state.oid };
   if (state.creating) return [];
+  if (!createsOnStandby(input.standby.serverVersionNum)) return planLoadedGuards(state, relied, input);
   if (!state.guard) {
     if (!mayTry(guardBackoffKey(state.oid), memory) || !take(headroom)) return [];
     return [
@@ -103,14 +119,64 @@ export function planGuard(
   }
   const to = rideTo ?? guardTarget(relied, input);
   const behind = bytesBetween(state.guard.confirmedFlushLsn, to);
-  const since = memory.now - (memory.guardAdvancedAt.get(state.oid) ?? 0);
+  const since = memory.now - (memory.guardAdvancedAt.get(state.guard.name) ?? 0);
   const due =
     rideTo !== null ||
     behind >= GUARD_EVERY_BYTES ||
     since >= GUARD_EVERY_MS ||
     (creating && behind >= GUARD_BEFORE_COPY_BYTES);
-  if (behind <= 0 || !due || !mayTry(guardBackoffKey(state.oid), memory)) return [];
-  return [{ kind: "advance_guard", ...base, guard: state.guard.name, to }];
+  if (behind <= 0 || !due || !mayTry(state.guard.name, memory)) return [];
+  return [{ kind: "advance_guard", ...base, guard: state.guard.name, to, unsure: false }];
+}
+
+/** A slot further behind than this does not hold the guard back: the second guard waits for it. */
+const SPREAD_BYTES = 64 * 1024 * 1024;
+
+/**
+ * Where guards come by their files there are two a database from the beginning, for none can be copied later: one goes as far as G1
+ * lets it go for all but the laggards, the other waits for those (G3).
+ */
+function planLoadedGuards(state: DatabaseState, relied: readonly Lsn[], input: PlanInput): Action[] {
+  const { guard, hold, provision, holdProvision } = state;
+  const least = guardTarget(relied, input);
+  const isServed = (position: Lsn) =>
+    hold !== null &&
+    isProven(proofNow(holdProvision, hold, null, input)) &&
+    maxLsn(hold.confirmedFlushLsn, state.holdMaxTarget) <= position &&
+    bytesBetween(position, input.primary.walLsn) > SPREAD_BYTES;
+  const fresh = guardTarget(
+    relied.filter((position) => !isServed(position)),
+    input,
+  );
+  return [
+    ...(guard ? advanceLoaded(state, guard, provision, fresh, input) : []),
+    ...(hold ? advanceLoaded(state, hold, holdProvision, least, input) : []),
+  ];
+}
+
+function advanceLoaded(
+  state: DatabaseState,
+  guard: Source,
+  provision: Provision,
+  to: Lsn,
+  input: PlanInput,
+): Action[] {
+  const { memory } = input;
+  const proof = proofNow(provision, guard, null, input);
+  const behind = bytesBetween(guard.confirmedFlushLsn, to);
+  const since = memory.now - (memory.guardAdvancedAt.get(guard.name) ?? 0);
+  if (!proof.wal || behind <= 0 || (since < GUARD_EVERY_MS && behind < GUARD_EVERY_BYTES)) return [];
+  if (!mayTry(guard.name, memory)) return [];
+  return [
+    {
+      kind: "advance_guard",
+      database: state.name,
+      databaseOid: state.oid,
+      guard: guard.name,
+      to,
+      unsure: !proof.start,
+    },
+  ];
 }
 
 /**
@@ -121,11 +187,12 @@ export function planHold(
   state: DatabaseState,
   guardActions: readonly Action[],
   unserved: readonly Lsn[],
-  { journal, memory }: PlanInput,
+  input: PlanInput,
   headroom: Headroom,
 ): Action[] {
   const { guard, hold } = state;
-  if (!guard) return [];
+  if (!guard || !createsOnStandby(input.standby.serverVersionNum)) return [];
+  const { journal, memory } = input;
   const base = { database: state.name, databaseOid: state.oid };
   const advance = guardActions.find((action) => action.kind === "advance_guard");
   const then = advance?.to ?? guard.confirmedFlushLsn;
@@ -154,4 +221,30 @@ export function pluginBackoffKey(plugin: string): string {
 /** False while what failed last time rests. */
 export function mayTry(key: string, memory: Memory): boolean {
   return (memory.backoff.get(key)?.retryAt ?? 0) <= memory.now;
+}
+
+/** The same for staging a slot's file, … */
+export function stageBackoffKey(slot: string): string {
+  return `stage:${slot}`;
+}
+
+/** … and for completing what was loaded from it. */
+export function completeBackoffKey(slot: string): string {
+  return `complete:${slot}`;
+}
+
+/** Attempts to complete a slot after which its WAL is taken to be gone on both servers. */
+const HOPELESS_AFTER = 3;
+
+/** A slot loaded from its file whose WAL is nowhere to be had: it can never be decoded, and is made anew. */
+export function whyHopeless(local: StandbySlot, provision: Provision, input: PlanInput): string | null {
+  const failure = input.memory.backoff.get(completeBackoffKey(local.name));
+  if (failure?.reason !== "wal_or_rows_removed" || failure.failures < HOPELESS_AFTER) return null;
+  return proofNow(provision, local, null, input).wal ? null : failure.detail;
+}
+
+/** Under which keys a slot's journalled failure rests: what was being done with it shows in how far it has come. */
+export function failureKeys({ name, state, proof }: SlotRecord): string[] {
+  if (state !== "owned") return [name, stageBackoffKey(name)];
+  return [proof.wal ? name : completeBackoffKey(name)];
 }

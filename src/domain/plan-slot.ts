@@ -1,13 +1,25 @@
 /** How one failover slot stands on this standby and what it needs next: `synchronize_one_slot`, as a decision. */
 import type { Action } from "./action.ts";
+import { copiesSlots, createsOnStandby } from "./capability.ts";
+import { doubtsOf, isPluginProven, notFlushed, pluginUnproven } from "./doubts.ts";
+import type { Provision } from "./journal.ts";
 import { formatLsn, type Lsn, maxLsn, minLsn } from "./lsn.ts";
 import { isValidSlotName } from "./names.ts";
 import { isOurs, whyUnsafe } from "./ownership.ts";
 import type { PlanInput } from "./plan.ts";
-import { type DatabaseState, type Headroom, mayTry, pluginBackoffKey, take } from "./plan-guard.ts";
+import {
+  type DatabaseState,
+  type Headroom,
+  mayTry,
+  pluginBackoffKey,
+  take,
+  whyHopeless,
+} from "./plan-guard.ts";
+import { comesByFile, untilRestart } from "./plan-stage.ts";
+import { proofNow, provisionOf } from "./proof.ts";
 import { blocked, GUARDED, SYNCED, type Verdict, waiting } from "./protection.ts";
 import { type PrimarySlot, type StandbySlot, slotNamed } from "./slot.ts";
-import { xidPrecedesOrEquals } from "./xid.ts";
+import type { Xid } from "./xid.ts";
 
 export interface SlotDecision {
   slot: PrimarySlot;
@@ -20,7 +32,7 @@ export interface SlotDecision {
   drop?: Extract<Action, { kind: "drop" }>;
   probe?: Action;
   /** Our slot is here and may be moved forward to this position. */
-  advance?: { local: StandbySlot; confirmed: Lsn; restart: Lsn; to: Lsn };
+  advance?: { local: StandbySlot; confirmed: Lsn; restart: Lsn; to: Lsn; unsure: boolean };
 }
 
 /** Decides for one slot. `database` is null when it does not exist on the standby. */
@@ -35,9 +47,43 @@ export function decideSlot(
 
   const local = slotNamed(input.standby.slots, slot.name);
   if (local) return decideExisting(slot, local, database, input);
-  const unfit = whyUnfit(slot, database);
+  const unfit = whyUnfit(slot, database, input);
   if (unfit) return unfit;
-  return decideMissing(slot as Placed, database as DatabaseState, input, headroom);
+  const placed = slot as Placed;
+  return comesByFile(slot, input)
+    ? decideUnloaded(placed, database as DatabaseState, input, headroom)
+    : decideMissing(placed, database as DatabaseState, input, headroom);
+}
+
+/** For a slot that will come by its file, with the next start of this standby: until then a guard may protect it. */
+function decideUnloaded(
+  slot: Placed,
+  database: DatabaseState,
+  input: PlanInput,
+  headroom: Headroom,
+): SlotDecision {
+  const position = slot.confirmedFlushLsn;
+  const pending = { slot, verdict: untilRestart(slot, input), ...probeOf(slot, database, input) };
+  if (slot.twoPhase || !copiesSlots(input.standby.serverVersionNum)) return pending;
+  const cover = coveredBy(position, database);
+  if (cover === null) return { ...pending, needsHold: position };
+  // where a hold is a temporary slot, it protects nobody
+  if (cover === "hold" && createsOnStandby(input.standby.serverVersionNum))
+    return { ...pending, needsHold: position };
+  if (!take(headroom))
+    return {
+      ...pending,
+      relies: position,
+      verdict: waiting(
+        "too_many_slots",
+        `after a promotion this server would have no free replication slot for it (max_replication_slots = ${input.standby.maxReplicationSlots}): raise it here and restart it`,
+      ),
+    };
+  const [guard, provision] =
+    cover === "guard" ? [database.guard, database.provision] : [database.hold, database.holdProvision];
+  if (!guard) return pending;
+  const verdict = pluginUnproven(slot.plugin, input) ?? guardedBy(guard, provision, position, input);
+  return { ...pending, verdict, relies: position };
 }
 
 /** Bytes that one statement decodes at the most, so that a slot far behind moves in steps that end in time. */
@@ -46,7 +92,7 @@ const LARGEST_STEP = 4n * 1024n ** 3n;
 type Placed = PrimarySlot & { confirmedFlushLsn: Lsn; restartLsn: Lsn };
 
 /** What keeps a slot from being protected whatever is here. */
-function whyUnfit(slot: PrimarySlot, database: DatabaseState | null): SlotDecision | null {
+function whyUnfit(slot: PrimarySlot, database: DatabaseState | null, input: PlanInput): SlotDecision | null {
   if (slot.invalidation !== null)
     return {
       slot,
@@ -55,12 +101,12 @@ function whyUnfit(slot: PrimarySlot, database: DatabaseState | null): SlotDecisi
         `the primary has invalidated it (${slot.invalidation}): recreate it there`,
       ),
     };
-  if (slot.twoPhase)
+  if (slot.twoPhase && !comesByFile(slot, input))
     return {
       slot,
       verdict: blocked(
         "prepared_transactions_pending",
-        "two_phase slots cannot be copied exactly by SQL (G5); this release does not protect them",
+        "two_phase slots cannot be copied exactly by SQL (G5): let its file be staged, by slots.provision = auto or file, standby.data_directory, and a restart.mode other than never",
       ),
     };
   if (!database)
@@ -107,7 +153,11 @@ function decideExisting(
         `process ${local.activePid} is using our slot on this standby, where it may move it past the subscriber: stop it`,
       ),
     };
-  const unsafe = whyUnsafe(slot, local) ?? (record.dropping ? "its drop is under way" : null);
+  const provision = provisionOf(record, local);
+  const unsafe =
+    whyUnsafe(slot, local) ??
+    (record.dropping ? "its drop is under way" : null) ??
+    whyHopeless(local, provision, input);
   if (unsafe) {
     const position = slot.confirmedFlushLsn;
     const covered = database !== null && position !== null && coveredBy(position, database) === "guard";
@@ -137,10 +187,12 @@ function decideExisting(
     };
   // NULL only for one that lost its WAL, which is unsafe
   const restart = local.restartLsn ?? local.confirmedFlushLsn;
+  const proof = proofNow(provision, local, slot.catalogXmin, input);
   return {
     slot,
-    verdict: verdictOfSynced(slot.name, confirmed, local, local.confirmedFlushLsn, input),
-    ...advanceOf(slot.name, confirmed, local, local.confirmedFlushLsn, restart, input),
+    verdict: verdictOfSynced(confirmed, local, local.confirmedFlushLsn, provision, slot.catalogXmin, input),
+    ...(proof.wal ? advanceOf(confirmed, local, local.confirmedFlushLsn, restart, !proof.start, input) : {}),
+    ...probeOf(slot, database, input),
   };
 }
 
@@ -153,77 +205,37 @@ function verdictOfUnsafe(slot: PrimarySlot, unsafe: string, covered: boolean): V
 }
 
 function verdictOfSynced(
-  name: string,
   confirmed: Lsn,
   local: StandbySlot,
   position: Lsn,
+  provision: Provision,
+  original: Xid | null,
   input: PlanInput,
 ): Verdict {
   // a slot that cannot be moved may not be readable either; one that has arrived needs no moving
-  const failure = position < confirmed ? input.memory.backoff.get(name) : undefined;
+  const failure = position < confirmed ? input.memory.backoff.get(local.name) : undefined;
   if (failure) return waiting(failure.reason, failure.detail);
-  return notFlushed(confirmed, input) ?? unproven(local, input) ?? soonRemoved(local, input) ?? SYNCED;
-}
-
-/** I1 would put the slot past the end of WAL here: transactions that the subscriber has and this standby lacks. */
-function notFlushed(confirmed: Lsn, input: PlanInput): Verdict | null {
-  if (confirmed <= input.standby.flushedLsn) return null;
-  return waiting(
-    "wal_not_flushed",
-    `the subscriber has confirmed ${formatLsn(confirmed)}, but this standby has WAL only up to ${formatLsn(input.standby.flushedLsn)}`,
-  );
-}
-
-/**
- * I4: until this standby's feedback has reached the primary, the primary may remove catalog rows that the slot needs. WAL that says
- * so may be here and not replayed yet, and a promotion would replay it, whereupon the server invalidates the slot: so what was
- * written before the feedback took hold must have been replayed as well.
- */
-function unproven(local: StandbySlot, { primary, standby, journal }: PlanInput): Verdict | null {
-  if (primary.physicalSlot === null) return null;
-  const { name, catalogXmin } = primary.physicalSlot;
-  if (
-    catalogXmin === null ||
-    local.catalogXmin === null ||
-    !xidPrecedesOrEquals(catalogXmin, local.catalogXmin)
-  )
-    return waiting(
-      "catalog_rows_unproven",
-      `the primary's physical slot "${name}" has catalog_xmin ${catalogXmin ?? "NULL"}, and this slot needs catalog rows from ${local.catalogXmin ?? "an unknown transaction"} on: the standby's feedback has not reached the primary yet (it is sent every wal_receiver_status_interval, which must not be 0)`,
-    );
-  const since = journal.feedbackSince ?? primary.walLsn;
-  if (standby.replayLsn >= since) return null;
-  return waiting(
-    "catalog_rows_unproven",
-    `the standby's feedback has held the catalog rows on the primary since ${formatLsn(since)}, and replay has come to ${formatLsn(standby.replayLsn)} only: what is in between may say that rows are gone`,
-  );
-}
-
-/** I3: the checkpoint of a promotion will not spare the WAL that the slot needs, though until then it is all here. */
-function soonRemoved({ restartLsn }: StandbySlot, { standby }: PlanInput): Verdict | null {
-  if (standby.keptSegments === null || restartLsn === null) return null;
-  const segmentOf = (lsn: Lsn) => lsn / BigInt(standby.walSegmentBytes);
-  const segments = Number(segmentOf(standby.flushedLsn) - segmentOf(restartLsn));
-  // one to spare, for what a promotion writes itself
-  if (segments < standby.keptSegments) return null;
-  return waiting(
-    "wal_or_rows_removed",
-    `max_slot_wal_keep_size on the standby keeps ${standby.keptSegments} WAL segments, and the slot needs ${segments + 1}: the next checkpoint may remove them; raise it there, or set it to -1`,
+  return (
+    notFlushed(confirmed, input) ??
+    doubtsOf(local, provision, original, input) ??
+    pluginUnproven(local.plugin, input) ??
+    SYNCED
   );
 }
 
 function advanceOf(
-  name: string,
   confirmed: Lsn,
   local: StandbySlot,
   localConfirmed: Lsn,
   localRestart: Lsn,
+  unsure: boolean,
   { standby, memory }: PlanInput,
 ): Pick<SlotDecision, "advance"> {
+  const { name } = local;
   const to = minLsn(confirmed, standby.replayLsn, (localConfirmed + LARGEST_STEP) as Lsn);
   const resting = (memory.restUntil.get(name) ?? 0) > memory.now || !mayTry(name, memory);
   if (to <= localConfirmed || resting) return {};
-  return { advance: { local, confirmed: localConfirmed, restart: localRestart, to } };
+  return { advance: { local, confirmed: localConfirmed, restart: localRestart, to, unsure } };
 }
 
 /** For a slot whose name is free here. */
@@ -233,7 +245,7 @@ function decideMissing(
   input: PlanInput,
   headroom: Headroom,
 ): SlotDecision {
-  const { memory, standby, journal } = input;
+  const { memory, standby } = input;
   const position = slot.confirmedFlushLsn;
   const cover = coveredBy(position, database);
   const failure = memory.backoff.get(slot.name);
@@ -281,36 +293,46 @@ function decideMissing(
           "the subscriber has caught up with what is kept here; the slot is being made",
         ),
     };
-  if (!journal.plugins.includes(slot.plugin)) {
-    // a guard covers a slot only if its plugin loads here: else materialising it after a promotion would fail
-    const refused = memory.backoff.get(pluginBackoffKey(slot.plugin));
-    decision.verdict = refused
-      ? waiting(refused.reason, refused.detail)
-      : waiting(
-          "plugin_unproven",
-          `whether output plugin "${slot.plugin}" loads on this standby is being tried`,
-        );
-    if (!decision.create && database.guard && mayTry(pluginBackoffKey(slot.plugin), memory))
-      decision.probe = {
-        kind: "probe_plugin",
-        database: slot.database,
-        databaseOid: slot.databaseOid,
-        plugin: slot.plugin,
-        from: database.guard.name,
-      };
+  // a guard covers a slot only if its plugin loads here: else materialising it after a promotion would fail
+  const unloadable = pluginUnproven(slot.plugin, input);
+  if (unloadable) {
+    decision.verdict = unloadable;
+    if (!decision.create) Object.assign(decision, probeOf(slot, database, input));
   } else if (database.guard)
-    decision.verdict =
-      notFlushed(position, input) ??
-      unproven(database.guard, input) ??
-      soonRemoved(database.guard, input) ??
-      GUARDED;
+    decision.verdict = guardedBy(database.guard, database.provision, position, input);
   return { ...decision, relies: position };
 }
 
-/** G2: which of our slots lies at or behind the position. The guard is durable; the hold dies with our session. */
-function coveredBy(position: Lsn, { guard, hold, maxTarget }: DatabaseState): "guard" | "hold" | null {
+/** How a slot stands that is copied out of `guard` when it is needed. */
+function guardedBy(guard: StandbySlot, provision: Provision, position: Lsn, input: PlanInput): Verdict {
+  return notFlushed(position, input) ?? doubtsOf(guard, provision, null, input) ?? GUARDED;
+}
+
+/** Sees whether the plugin loads, unless that is known. */
+function probeOf(
+  slot: PrimarySlot,
+  database: DatabaseState | null,
+  input: PlanInput,
+): Pick<SlotDecision, "probe"> {
+  const bySql = createsOnStandby(input.standby.serverVersionNum);
+  if (!database || (bySql && !database.guard)) return {};
+  if (isPluginProven(slot.plugin, input) || !mayTry(pluginBackoffKey(slot.plugin), input.memory)) return {};
+  return {
+    probe: {
+      kind: "probe_plugin",
+      database: slot.database,
+      databaseOid: slot.databaseOid,
+      plugin: slot.plugin,
+      from: bySql ? (database.guard?.name ?? null) : null,
+    },
+  };
+}
+
+/** G2: which of our slots lies at or behind the position. A hold that dies with our session serves for making slots only. */
+function coveredBy(position: Lsn, state: DatabaseState): "guard" | "hold" | null {
+  const { guard, hold, maxTarget, holdMaxTarget } = state;
   if (guard && maxLsn(guard.confirmedFlushLsn, maxTarget) <= position) return "guard";
-  if (hold && hold.confirmedFlushLsn <= position) return "hold";
+  if (hold && maxLsn(hold.confirmedFlushLsn, holdMaxTarget) <= position) return "hold";
   return null;
 }
 

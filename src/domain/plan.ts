@@ -4,13 +4,21 @@
  * invariant (see docs/safety.md); test/unit/plan.property.test.ts holds them against random histories.
  */
 import type { Action } from "./action.ts";
-import type { JournalState } from "./journal.ts";
+import type { GuardRecord, JournalState } from "./journal.ts";
 import { isGuardOf } from "./names.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 import { isOurs } from "./ownership.ts";
 import { planAdvances } from "./plan-advance.ts";
-import { type DatabaseState, type Headroom, inspectDatabase, planGuard, planHold } from "./plan-guard.ts";
+import {
+  type DatabaseState,
+  type Headroom,
+  inspectDatabase,
+  planGuard,
+  planHold,
+  whyHopeless,
+} from "./plan-guard.ts";
 import { decideSlot, type SlotDecision } from "./plan-slot.ts";
+import { comesByFile, planFiles, stagedNames, untilRestart } from "./plan-stage.ts";
 import type { Reason, Verdict } from "./protection.ts";
 import { type PrimarySlot, slotNamed } from "./slot.ts";
 
@@ -20,6 +28,10 @@ export interface Policy {
   guardDatabases: "auto" | readonly string[];
   /** The share of one core that advancing may take. */
   duty: number;
+  /** How slots come to a standby where both ways are open (16+). */
+  provision: "sql" | "file" | "auto";
+  /** Whether this standby may be restarted for slots that come by their files. */
+  restarts: boolean;
 }
 
 /** Why a slot's last action failed, and when it may be tried again. */
@@ -40,8 +52,10 @@ export interface Memory {
   busyDatabases: ReadonlySet<number>;
   /** Databases whose guard is being created right now. */
   creatingGuards: ReadonlySet<number>;
-  /** When each database's guard was last advanced. */
-  guardAdvancedAt: ReadonlyMap<number, number>;
+  /** When each guard was last advanced. */
+  guardAdvancedAt: ReadonlyMap<string, number>;
+  /** Whether something is being done to slot files right now. */
+  filesBusy: boolean;
   /** When an expensive slot may be advanced again. */
   restUntil: ReadonlyMap<string, number>;
 }
@@ -67,6 +81,8 @@ export interface Plan {
   rests: Map<string, number>;
   /** Slots whose disappearance from the primary is not believed yet. */
   spared: Set<string>;
+  /** What the next start of the standby would add. */
+  staged: string[];
 }
 
 /** After the primary's timeline changed, how long a slot may be missing there before ours is dropped: its own sidecar may still be at work. */
@@ -87,6 +103,7 @@ export function plan(input: PlanInput): Plan {
     budgetMs: memory.budgetMs,
     rests: new Map(),
     spared: new Set(),
+    staged: [],
   };
   // I8: on a server that is no standby nothing is planned
   if (!standby.inRecovery) return result;
@@ -113,7 +130,21 @@ export function plan(input: PlanInput): Plan {
   }
   for (const { state, decisions } of decided)
     if (!memory.busyDatabases.has(state.oid)) planDatabase(state, decisions, input, result, headroom);
+  planFilesToo(input, result);
   return result;
+}
+
+function planFilesToo(input: PlanInput, result: Plan): void {
+  const files = planFiles(input, databasesOf(input), result.verdicts);
+  result.actions.push(...files);
+  const staged = new Set(stagedNames(input));
+  result.staged = [...staged];
+  // on 16 and later, what is behind everything that is kept here, and will be here after a restart all the same
+  for (const slot of input.chosen) {
+    if (!staged.has(slot.name) || comesByFile(slot, input)) continue;
+    if (result.verdicts.get(slot.name)?.reason === "wal_or_rows_removed")
+      result.verdicts.set(slot.name, untilRestart(slot, input));
+  }
 }
 
 /** Each database in which slots are to be made needs a working copy for it, here and after a promotion. */
@@ -203,7 +234,9 @@ function dropObsolete(input: PlanInput, chosenNames: Set<string>, result: Plan):
 function dropLeftovers(input: PlanInput): Action[] {
   const { standby, journal, memory } = input;
   const wanted = new Set(databasesOf(input).map((database) => database.oid));
-  const current = Object.values(journal.guards).filter(({ databaseOid }) => wanted.has(databaseOid));
+  const current = [...Object.values(journal.guards), ...Object.values(journal.lowGuards)].filter(
+    (record) => wanted.has(record.databaseOid) && !isHopeless(record, input),
+  );
   const names = new Set(current.map((guard) => guard.name));
   return standby.slots
     .filter(
@@ -218,6 +251,11 @@ function dropLeftovers(input: PlanInput): Action[] {
       ({ name, database, databaseOid }) =>
         ({ kind: "drop_leftover", slot: name, database, databaseOid }) as const,
     );
+}
+
+function isHopeless(record: GuardRecord, input: PlanInput): boolean {
+  const local = slotNamed(input.standby.slots, record.name);
+  return local !== undefined && whyHopeless(local, record, input) !== null;
 }
 
 function sparedPositions(state: DatabaseState, input: PlanInput, result: Plan) {

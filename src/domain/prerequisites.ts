@@ -2,6 +2,7 @@
  * What must be right on both servers before anything is synced, as `validate_remote_info` and `ValidateSlotSyncParams` in
  * slotsync.c ask, and further. Checked in every cycle; each failure is one message that says what to set where.
  */
+import { createsOnStandby } from "./capability.ts";
 import type { JournalState } from "./journal.ts";
 import { isForeignGuard } from "./names.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
@@ -14,7 +15,7 @@ export interface Problem {
 }
 
 const CLOCK_TOLERANCE_MS = 60_000;
-const OLDEST_SUPPORTED = 160_000;
+const OLDEST_SUPPORTED = 110_000;
 
 const stop = (code: string, message: string): Problem => ({ code, severity: "stop", message });
 const warning = (code: string, message: string): Problem => ({ code, severity: "warning", message });
@@ -26,7 +27,7 @@ export function standbyProblems(standby: StandbyView, journal: JournalState, now
     problems.push(
       stop(
         "version_unsupported",
-        `the standby runs PostgreSQL ${Math.floor(standby.serverVersionNum / 10_000)}: this release of pg-slotsync supports 16 and later`,
+        `the standby runs PostgreSQL ${Math.floor(standby.serverVersionNum / 10_000)}: this release of pg-slotsync supports 11 and later`,
       ),
     );
   if (standby.walLevel !== "logical")
@@ -89,6 +90,14 @@ export function standbyProblems(standby: StandbyView, journal: JournalState, now
           .join("; ")})`,
       ),
     );
+  if (standby.files?.problem) problems.push(warning("data_directory_unusable", standby.files.problem.detail));
+  else if (standby.files === null && !createsOnStandby(standby.serverVersionNum))
+    problems.push(
+      warning(
+        "data_directory_unset",
+        `PostgreSQL ${Math.floor(standby.serverVersionNum / 10_000)} takes a slot on a standby only from its data directory: set standby.data_directory to it, and run the sidecar where it can write there`,
+      ),
+    );
   const free = standby.maxReplicationSlots - standby.usedSlots;
   if (free < 2)
     problems.push(
@@ -142,7 +151,7 @@ export function primaryProblems(primary: PrimaryView, standby: StandbyView): Pro
         ),
       );
   }
-  if (!primary.maySnapshot)
+  if (!primary.maySnapshot && createsOnStandby(primary.serverVersionNum))
     problems.push(
       warning(
         "snapshot_not_granted",

@@ -15,7 +15,8 @@ export type Reason =
   | "slot_in_use"
   | "statement_failed"
   | "absent_on_primary"
-  | "not_recorded";
+  | "not_recorded"
+  | "restart_pending";
 
 /** How one failover slot is protected on this standby. `synced` and `guarded` are failover-ready. */
 export type Protection = "synced" | "guarded" | "waiting" | "blocked";

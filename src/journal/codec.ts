@@ -8,7 +8,7 @@
 import { createHash } from "node:crypto";
 import type { $ZodIssue } from "zod/v4/core";
 import type { FinishReport } from "../domain/finish.ts";
-import type { JournalState, SlotRecord } from "../domain/journal.ts";
+import type { GuardRecord, JournalState, Provision, SlotRecord, Staged } from "../domain/journal.ts";
 import { formatLsn, type Lsn } from "../domain/lsn.ts";
 import { JournalDamagedError, JournalVersionError } from "./errors.ts";
 import { bodySchema, type EncodedBody } from "./schema.ts";
@@ -42,6 +42,7 @@ export function decodeJournal(text: string, path: string): JournalState {
   return {
     ...body.data,
     guards: Object.fromEntries(keyed(body.data.guards, (guard) => guard.databaseOid, path)),
+    lowGuards: Object.fromEntries(keyed(body.data.lowGuards, (guard) => guard.databaseOid, path)),
     slots: keyed(body.data.slots, (slot) => slot.name, path),
   };
 }
@@ -96,14 +97,56 @@ function encodeBody(state: JournalState): EncodedBody {
     observedAt: finite(state.observedAt),
     standbyFlushedLsn: lsnText(state.standbyFlushedLsn),
     feedbackSince: lsnText(state.feedbackSince),
+    feedbackXid: state.feedbackXid,
+    feedbackSession: state.feedbackSession,
     quietUntil: finite(state.quietUntil),
     primaryLostAt: finiteOrNull(state.primaryLostAt),
     guardSerial: finite(state.guardSerial),
-    guards: Object.values(state.guards).map((guard) => ({ ...guard, maxTarget: lsnText(guard.maxTarget) })),
+    guards: Object.values(state.guards).map(encodeGuard),
+    lowGuards: Object.values(state.lowGuards).map(encodeGuard),
     slots: [...state.slots.values()].map(encodeSlot),
     plugins: state.plugins,
+    restart: state.restart,
     problems: state.problems,
     finish: state.finish && encodeFinish(state.finish),
+  };
+}
+
+function encodeGuard(guard: GuardRecord): EncodedBody["guards"][number] {
+  const { name, database, databaseOid, state } = guard;
+  return {
+    name,
+    database,
+    databaseOid,
+    state,
+    maxTarget: lsnText(guard.maxTarget),
+    ...encodeProvision(guard),
+  };
+}
+
+function encodeProvision({ staged, origin, proof }: Provision) {
+  return { staged: staged.map(encodeStaged), origin: origin && encodeStaged(origin), proof };
+}
+
+function encodeStaged({
+  databaseOid,
+  plugin,
+  twoPhase,
+  restartLsn,
+  confirmedFlushLsn,
+  snapshot,
+  pin,
+  at,
+}: Staged) {
+  return {
+    databaseOid: finite(databaseOid),
+    plugin,
+    twoPhase,
+    restartLsn: formatLsn(restartLsn),
+    confirmedFlushLsn: formatLsn(confirmedFlushLsn),
+    snapshot,
+    pin,
+    at: finite(at),
   };
 }
 
@@ -122,6 +165,7 @@ function encodeSlot(record: SlotRecord): EncodedBody["slots"][number] {
       at: formatLsn(at),
       since: finite(since),
     })),
+    ...encodeProvision(record),
     maxTarget: lsnText(record.maxTarget),
     dropping: record.dropping,
     primaryConfirmedFlushLsn: lsnText(record.primaryConfirmedFlushLsn),

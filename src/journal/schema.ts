@@ -1,9 +1,11 @@
 /** What a journal's body must look like, field by field. The names in it end up in drops and paths: nothing is taken on trust. */
 import { z } from "zod";
 import type { FinishOutcome } from "../domain/finish.ts";
+import { PROVEN } from "../domain/journal.ts";
 import { type Lsn, parseLsn } from "../domain/lsn.ts";
 import { isOwnSlotName, isValidSlotName } from "../domain/names.ts";
 import type { Protection, Reason } from "../domain/protection.ts";
+import type { Xid } from "../domain/xid.ts";
 
 // each union spelt out once more: a word that the domain gains or loses does not compile until it is here too
 const PROTECTIONS = { synced: 0, guarded: 0, waiting: 0, blocked: 0 } satisfies Record<Protection, 0>;
@@ -24,6 +26,7 @@ const REASONS = {
   statement_failed: 0,
   absent_on_primary: 0,
   not_recorded: 0,
+  restart_pending: 0,
 } satisfies Record<Reason, 0>;
 const OUTCOMES = {
   kept: 0,
@@ -67,7 +70,32 @@ function isLsnText(text: string): boolean {
   }
 }
 
+const xid = z
+  .int()
+  .nonnegative()
+  .max(0xffff_ffff)
+  .transform((value) => value as Xid);
+
+const staged = z.strictObject({
+  databaseOid: oid,
+  plugin: z.string(),
+  twoPhase: z.boolean(),
+  restartLsn: lsn,
+  confirmedFlushLsn: lsn,
+  snapshot: z.enum(["kept", "absent", "unusable"]),
+  pin: z.string().nullable(),
+  at: time,
+});
+
+// journals of before there were files to stage have none of it: what they hold was made by SQL
+const provision = {
+  staged: z.array(staged).default([]),
+  origin: staged.nullable().default(null),
+  proof: z.strictObject({ start: z.boolean(), wal: z.boolean(), rows: z.boolean() }).default(PROVEN),
+};
+
 const guard = z.strictObject({
+  ...provision,
   name: ownSlotName,
   database: z.string(),
   databaseOid: oid,
@@ -76,6 +104,7 @@ const guard = z.strictObject({
 });
 
 const slotFields = z.strictObject({
+  ...provision,
   name: z.string(),
   database: z.string(),
   databaseOid: oid,
@@ -125,6 +154,14 @@ const finish = z.strictObject({
   slots: z.array(finishedSlot),
 });
 
+const restart = z.strictObject({
+  at: time,
+  names: z.array(z.string()),
+  outcome: z.enum(["running", "done", "failed"]),
+  detail: z.string().nullable(),
+  window: time.nullable(),
+});
+
 export const INSTANCE_ID = /^[0-9a-f]{8}$/;
 
 /** Guards and slots are lists here, not objects: a slot may be called `__proto__`. */
@@ -137,12 +174,16 @@ export const bodySchema = z.strictObject({
   observedAt: time,
   standbyFlushedLsn: lsn.nullable(),
   feedbackSince: lsn.nullable(),
+  feedbackXid: xid.nullable().default(null),
+  feedbackSession: z.string().nullable().default(null),
   quietUntil: time,
   primaryLostAt: time.nullable(),
   guardSerial: count,
   guards: z.array(guard),
+  lowGuards: z.array(guard).default([]),
   slots: z.array(slot),
   plugins: z.array(z.string()),
+  restart: restart.nullable().default(null),
   problems: z.array(z.string()),
   finish: finish.nullable(),
 });

@@ -1,5 +1,6 @@
 /** What the primary looks like now: one query, one round trip (I12). */
 import { type Lsn, parseLsn, parseLsnOrNull } from "../domain/lsn.ts";
+import { PIN_PREFIX } from "../domain/names.ts";
 import type { PrimaryView } from "../domain/observation.ts";
 import { parseXid } from "../domain/xid.ts";
 import { type SlotRow, toLogicalSlots } from "../pg/rows.ts";
@@ -13,6 +14,8 @@ interface ServerRow {
   wal_lsn: string | null;
   timeline: string | null;
   may_snapshot: boolean | null;
+  may_read_files: boolean;
+  oldest_xid: string | null;
 }
 
 /**
@@ -21,13 +24,14 @@ interface ServerRow {
  */
 export async function observePrimary(session: PgSession, physicalSlot: string): Promise<PrimaryView> {
   const [servers, slots] = (await session.script<object>(
-    pollPrimary(session.serverVersionNum, physicalSlot),
+    pollPrimary(session.serverVersionNum, physicalSlot, PIN_PREFIX),
     {
       what: "polling the primary",
     },
   )) as [ServerRow[], SlotRow[]];
   const server = servers[0];
   if (!server) throw new Error("the primary's answer is incomplete");
+  const all = toLogicalSlots(slots);
   const physical = slots.find((row) => row.slot_type === "physical" && row.name === physicalSlot);
   return {
     systemIdentifier: server.system_identifier,
@@ -43,8 +47,13 @@ export async function observePrimary(session: PgSession, physicalSlot: string): 
           catalogXmin: physical.catalog_xmin === null ? null : parseXid(physical.catalog_xmin),
         }
       : null,
-    slots: toLogicalSlots(slots),
+    slots: all.filter(({ temporary }) => !temporary),
     maySnapshot: server.may_snapshot ?? false,
+    mayReadFiles: server.may_read_files,
+    oldestXid: parseXid(server.oldest_xid ?? "0"),
+    pins: all.flatMap(({ name, temporary, catalogXmin }) =>
+      temporary && name.startsWith(PIN_PREFIX) && catalogXmin !== null ? [{ name, catalogXmin }] : [],
+    ),
   };
 }
 

@@ -1,10 +1,11 @@
 /** What the standby looks like now. */
 import { type Lsn, maxLsn, parseLsnOrNull } from "../domain/lsn.ts";
-import type { StandbyView } from "../domain/observation.ts";
+import type { FilesView, StandbyView } from "../domain/observation.ts";
 import type { StandbySlot } from "../domain/slot.ts";
 import { type SlotRow, toLogicalSlots } from "../pg/rows.ts";
 import type { PgSession } from "../pg/session.ts";
 import { lookAtPromoted, lookAtStandby, STANDBY_PULSE } from "../pg/sql.ts";
+import type { DataDirectory } from "./files.ts";
 
 interface ServerRow {
   in_recovery: boolean;
@@ -20,6 +21,9 @@ interface ServerRow {
   replay_lsn: string | null;
   receive_lsn: string | null;
   streaming: boolean;
+  feedback_session: string;
+  started_epoch_s: string;
+  port: number;
   may_replicate: boolean | null;
 }
 
@@ -40,23 +44,32 @@ function keptSegments(server: ServerRow): number | null {
   return Math.floor((megabytes * 1024 * 1024) / Number(server.wal_segment_bytes));
 }
 
-/** Looks at the standby. Throws what the session throws. */
-export async function observeStandby(session: PgSession): Promise<StandbyLook> {
+/** Looks at the standby, and at its data directory where there is one to look at. Throws what the session throws. */
+export async function observeStandby(
+  session: PgSession,
+  directory: DataDirectory | null = null,
+): Promise<StandbyLook> {
   const [servers, slots, databases] = (await session.script<object>(lookAtStandby(session.serverVersionNum), {
     what: "looking at the standby",
   })) as [ServerRow[], SlotRow[], { oid: string; name: string }[]];
   const server = servers[0];
   if (!server) throw new Error("the standby's answer is incomplete");
   const replayLsn = parseLsnOrNull(server.replay_lsn) ?? ZERO;
+  const files = directory && server.in_recovery ? await lookAtFiles(directory, server, slots, session) : null;
+  const recovery =
+    session.serverVersionNum < 120_000 && files?.problem === null
+      ? await directory?.recoverySettings()
+      : null;
+  const primarySlotName = recovery ? recovery.primarySlotName : server.primary_slot_name;
   return {
-    primaryConninfo: server.primary_conninfo,
+    primaryConninfo: recovery ? recovery.primaryConninfo : server.primary_conninfo,
     view: {
       systemIdentifier: server.system_identifier,
       inRecovery: server.in_recovery,
       serverVersionNum: session.serverVersionNum,
       walLevel: server.wal_level,
       hotStandbyFeedback: server.hot_standby_feedback === "on",
-      primarySlotName: server.primary_slot_name,
+      primarySlotName,
       maxReplicationSlots: server.max_replication_slots,
       keptSegments: keptSegments(server),
       walSegmentBytes: Number(server.wal_segment_bytes),
@@ -68,8 +81,27 @@ export async function observeStandby(session: PgSession): Promise<StandbyLook> {
       slots: toLogicalSlots(slots),
       databases: databases.map(({ oid, name }) => ({ oid: Number(oid), name })),
       mayReplicate: server.may_replicate ?? false,
+      feedbackSession: `${primarySlotName ?? ""} ${server.feedback_session}`,
+      files,
     },
   };
+}
+
+function lookAtFiles(
+  directory: DataDirectory,
+  server: ServerRow,
+  slots: readonly SlotRow[],
+  { serverVersionNum }: PgSession,
+): Promise<FilesView> {
+  return directory.look({
+    systemIdentifier: server.system_identifier,
+    major: Math.floor(serverVersionNum / 10_000),
+    startedEpochS: Number(server.started_epoch_s),
+    port: server.port,
+    maxReplicationSlots: server.max_replication_slots,
+    walLevel: server.wal_level,
+    loaded: new Set(slots.map(({ name }) => name)),
+  });
 }
 
 /** Whether the server is still a standby: the short question asked during a nap. */
@@ -98,6 +130,8 @@ export interface PromotedView {
   walLsn: Lsn;
   timeline: number | null;
   slots: StandbySlot[];
+  /** Of slots of every kind. */
+  slotNames: string[];
 }
 
 /** A promoted server's slots, and the end of the WAL it took over. */
@@ -114,5 +148,6 @@ export async function observePromoted(session: PgSession): Promise<PromotedView>
     walLsn: parseLsnOrNull(server.wal_lsn) ?? ZERO,
     timeline: server.timeline === null ? null : Number.parseInt(server.timeline, 16),
     slots: toLogicalSlots(slots),
+    slotNames: slots.map(({ name }) => name),
   };
 }

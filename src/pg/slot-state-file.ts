@@ -37,6 +37,11 @@ export interface SlotStateChanges {
   plugin?: string;
   /** also unsets two_phase_at; nothing to change before 14 */
   twoPhase?: false;
+  /** positions and snapshots are the cluster's: a slot of one database can be turned into one of another */
+  databaseOid?: number;
+  catalogXmin?: Xid;
+  restartLsn?: Lsn;
+  confirmedFlushLsn?: Lsn;
 }
 
 /** A state file that this code does not take: damaged, of another major, of another kind of machine. */
@@ -178,6 +183,11 @@ export function rewriteSlotState(bytes: Uint8Array, major: number, changes: Slot
     rewritten.writeUInt8(0, layout.twoPhaseAt);
     rewritten.writeBigUInt64LE(0n, layout.twoPhaseAtAt);
   }
+  if (changes.databaseOid !== undefined) rewritten.writeUInt32LE(changes.databaseOid, DATABASE_AT);
+  if (changes.catalogXmin !== undefined) rewritten.writeUInt32LE(changes.catalogXmin, CATALOG_XMIN_AT);
+  if (changes.restartLsn !== undefined) rewritten.writeBigUInt64LE(changes.restartLsn, RESTART_LSN_AT);
+  if (changes.confirmedFlushLsn !== undefined)
+    rewritten.writeBigUInt64LE(changes.confirmedFlushLsn, layout.confirmedFlushLsnAt);
   rewritten.writeUInt32LE(crc32c(rewritten.subarray(CHECKSUMMED_FROM)), CHECKSUM_AT);
   return rewritten;
 }

@@ -13,12 +13,13 @@ function quoteLiteral(value: string): string {
 }
 
 /** Which columns of pg_replication_slots say that a slot has been given up. */
-type InvalidationColumns = "wal_status" | "conflicting" | "invalidation_reason";
+type InvalidationColumns = "none" | "wal_status" | "conflicting" | "invalidation_reason";
 
-/** By capability: `invalidation_reason` since 17, `conflicting` in 16, before that only `wal_status`. */
+/** By capability: `invalidation_reason` since 17, `conflicting` in 16, before that only `wal_status`, and before 13 no slot loses WAL. */
 function invalidationColumns(serverVersionNum: number): InvalidationColumns {
   if (serverVersionNum >= 170_000) return "invalidation_reason";
-  return serverVersionNum >= 160_000 ? "conflicting" : "wal_status";
+  if (serverVersionNum >= 160_000) return "conflicting";
+  return serverVersionNum >= 130_000 ? "wal_status" : "none";
 }
 
 function invalidationExpression(columns: InvalidationColumns): string {
@@ -30,6 +31,8 @@ function invalidationExpression(columns: InvalidationColumns): string {
       return `CASE WHEN conflicting THEN 'rows_removed' ELSE ${lost} END`;
     case "wal_status":
       return lost;
+    case "none":
+      return "NULL::pg_catalog.text";
     default:
       return assertNever(columns);
   }
@@ -38,7 +41,8 @@ function invalidationExpression(columns: InvalidationColumns): string {
 function slotColumns(serverVersionNum: number): string {
   return `slot_name::pg_catalog.text AS name, slot_type, plugin::pg_catalog.text AS plugin, datoid::pg_catalog.text AS database_oid,
     database::pg_catalog.text AS database, temporary, active, active_pid, catalog_xmin::pg_catalog.text AS catalog_xmin,
-    restart_lsn::pg_catalog.text AS restart_lsn, confirmed_flush_lsn::pg_catalog.text AS confirmed_flush_lsn, two_phase,
+    restart_lsn::pg_catalog.text AS restart_lsn, confirmed_flush_lsn::pg_catalog.text AS confirmed_flush_lsn,
+    ${serverVersionNum >= 140_000 ? "two_phase" : "false"} AS two_phase,
     ${invalidationExpression(invalidationColumns(serverVersionNum))} AS invalidation`;
 }
 
@@ -48,11 +52,15 @@ const IN_OWN_USE = `
       SELECT FROM pg_catalog.pg_stat_get_activity(active_pid) AS a
        WHERE a.application_name OPERATOR(pg_catalog.~~) 'pg-slotsync %') ELSE false END AS in_own_use`;
 
+/** For the file way: a state file, a snapshot, a piece of WAL, each of which may be missing. */
+const READ_FILE =
+  "pg_catalog.pg_read_binary_file(pg_catalog.text,pg_catalog.int8,pg_catalog.int8,pg_catalog.bool)";
+
 /**
  * One poll of the primary, one round trip (I12). The WAL position comes first: the statements of a script run in order, so every
  * slot that is made after the position was read starts at or past it (G1).
  */
-export function pollPrimary(serverVersionNum: number, physicalSlot: string): string {
+export function pollPrimary(serverVersionNum: number, physicalSlot: string, pinPrefix: string): string {
   return `
 SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        (SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()) AS system_identifier,
@@ -60,14 +68,22 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_lsn()::pg_catalog.text END AS wal_lsn,
        CASE WHEN NOT pg_catalog.pg_is_in_recovery()
             THEN pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END AS timeline,
-       pg_catalog.has_function_privilege(pg_catalog.to_regprocedure('pg_catalog.pg_log_standby_snapshot()'), 'EXECUTE') AS may_snapshot;
+       pg_catalog.has_function_privilege(pg_catalog.to_regprocedure('pg_catalog.pg_log_standby_snapshot()'), 'EXECUTE') AS may_snapshot,
+       pg_catalog.has_function_privilege('${READ_FILE}', 'EXECUTE') AS may_read_files,
+       CASE WHEN NOT pg_catalog.pg_is_in_recovery()
+            THEN (pg_catalog.txid_snapshot_xmin(pg_catalog.txid_current_snapshot()) OPERATOR(pg_catalog.%) 4294967296)::pg_catalog.text
+            END AS oldest_xid;
 SELECT ${slotColumns(serverVersionNum)}
   FROM pg_catalog.pg_replication_slots
  WHERE (slot_type OPERATOR(pg_catalog.=) 'logical' AND NOT temporary)
-    OR slot_name OPERATOR(pg_catalog.=) ${quoteLiteral(physicalSlot)}`;
+    OR slot_name OPERATOR(pg_catalog.=) ${quoteLiteral(physicalSlot)}
+    OR pg_catalog.starts_with(slot_name::pg_catalog.text, ${quoteLiteral(pinPrefix)})`;
 }
 
-/** One look at the standby. A setting that the role may not see is NULL. */
+/**
+ * One look at the standby. A setting that the role may not see is NULL. `feedback_session` changes with a new walreceiver and whenever
+ * the settings were read again: between two looks hot_standby_feedback may have been off, or the physical slot another one (I4).
+ */
 export function lookAtStandby(serverVersionNum: number): string {
   const setting = (name: string) =>
     `(SELECT setting FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) '${name}')`;
@@ -85,6 +101,10 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text AS replay_lsn,
        pg_catalog.pg_last_wal_receive_lsn()::pg_catalog.text AS receive_lsn,
        EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver) AS streaming,
+       pg_catalog.concat_ws(' ', (SELECT pid FROM pg_catalog.pg_stat_wal_receiver), pg_catalog.pg_conf_load_time(),
+                            pg_catalog.pg_postmaster_start_time()) AS feedback_session,
+       pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())::pg_catalog.text AS started_epoch_s,
+       pg_catalog.current_setting('port')::pg_catalog.int4 AS port,
        (SELECT rolsuper OR rolreplication FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) CURRENT_USER) AS may_replicate;
 SELECT ${slotColumns(serverVersionNum)}, ${IN_OWN_USE} FROM pg_catalog.pg_replication_slots;
 SELECT oid::pg_catalog.text AS oid, datname::pg_catalog.text AS name
@@ -192,3 +212,36 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
             THEN pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END AS timeline;
 SELECT ${slotColumns(serverVersionNum)}, ${IN_OWN_USE} FROM pg_catalog.pg_replication_slots`;
 }
+
+/** $1 path below the data directory, $2 offset, $3 length: NULL when there is no such file. As hexadecimal text: `\\x…`. */
+export const READ_SERVER_FILE = `
+SELECT pg_catalog.pg_read_binary_file($1, $2::pg_catalog.int8, $3::pg_catalog.int8, true)::pg_catalog.text AS content`;
+
+/** $1 source, $2 pin: holds what the source needs, as long as the session lives (12+). Allowed on the primary by I12. */
+export const COPY_PIN = `
+SELECT (SELECT c.lsn FROM pg_catalog.pg_copy_logical_replication_slot($1, $2, true) AS c)::pg_catalog.text AS done`;
+
+/** $1 pin: where there is no slot to copy; waits for the transactions that are running. */
+export const CREATE_PIN = `
+SELECT (SELECT c.lsn FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput', true) AS c)::pg_catalog.text AS done`;
+
+/** $1 name. */
+export function lookAtSlot(serverVersionNum: number): string {
+  return `SELECT ${slotColumns(serverVersionNum)} FROM pg_catalog.pg_replication_slots WHERE slot_name OPERATOR(pg_catalog.=) $1`;
+}
+
+/** $1 a position: the name of the segment with it on the primary's present timeline. */
+export const SEGMENT_NAME = "SELECT pg_catalog.pg_walfile_name($1::pg_catalog.pg_lsn) AS name";
+
+/** Loads a library into the session: whether an output plugin is there. For superusers. */
+export function loadLibrary(name: string): string {
+  return `LOAD ${quoteLiteral(name)}`;
+}
+
+/** Held on the primary while a standby of it is being restarted; the key is "sltrstrt" in ASCII. */
+export const TRY_RESTART_LOCK = "SELECT pg_catalog.pg_try_advisory_lock(8317150646758568564) AS locked";
+
+export const SHOW_STATEMENT_TIMEOUT = "SELECT pg_catalog.current_setting('statement_timeout') AS setting";
+
+/** $1 ms. */
+export const SET_STATEMENT_TIMEOUT = "SELECT pg_catalog.set_config('statement_timeout', $1, false)";

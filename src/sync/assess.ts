@@ -7,6 +7,7 @@ import type { Problem } from "../domain/prerequisites.ts";
 import { buildStatus } from "../domain/status.ts";
 import { type LockHolder, readLock } from "../journal/lock.ts";
 import { readJournal } from "../journal/store.ts";
+import { type DataDirectory, directoryOf } from "../observe/files.ts";
 import { observeStandby } from "../observe/standby.ts";
 import { describeError } from "../pg/errors.ts";
 import { blindMs, linkOptionsOf, policyOf, quietMs, selectionOf } from "./from-config.ts";
@@ -41,7 +42,7 @@ export async function assess(
     blindMs: blindMs(config),
   };
   try {
-    const seen = await lookAround(standby, primary);
+    const seen = await lookAround(standby, primary, directoryOf(config.standby.dataDirectory));
     // read after the servers: a running sidecar writes down what it is about to do before it does it, so a journal that is younger
     // than the look explains everything in it, and an older one might not
     const journal = (await readJournal(config.stateDirectory)) ?? emptyJournal("00000000");
@@ -58,15 +59,19 @@ export async function assess(
 
 type Around = { standby: StandbyView } & ({ primary: PrimaryView } | { primary: null; whyNot: string });
 
-async function lookAround(standby: StandbyLink, primary: PrimaryLink): Promise<Around> {
-  const known = await observeStandby(await standby.control());
+async function lookAround(
+  standby: StandbyLink,
+  primary: PrimaryLink,
+  directory: DataDirectory | null,
+): Promise<Around> {
+  const known = await observeStandby(await standby.control(), directory);
   if (!known.view.inRecovery) return { standby: known.view, primary: null, whyNot: "" };
   try {
-    const seen = await observeBoth(standby, primary, known);
+    const seen = await observeBoth(standby, primary, known, directory);
     return { standby: seen.look.view, primary: seen.primary };
   } catch (error) {
     if (!(error instanceof PrimaryUnreachableError)) throw error;
-    const look = await observeStandby(await standby.control());
+    const look = await observeStandby(await standby.control(), directory);
     return { standby: look.view, primary: null, whyNot: describeError(error) };
   }
 }

@@ -21,7 +21,12 @@ export type CycleResult = { kind: "promoted" } | { kind: "synced"; changed: bool
 export async function runCycle(sidecar: Sidecar): Promise<CycleResult> {
   // before the look: what ends during it may be missing in what it shows
   const atWork = sidecar.atWork();
-  const { primary, look } = await observeBoth(sidecar.standby, sidecar.primary, sidecar.lastLook);
+  const { primary, look } = await observeBoth(
+    sidecar.standby,
+    sidecar.primary,
+    sidecar.lastLook,
+    sidecar.directory,
+  );
   sidecar.lastLook = look;
   sidecar.primaryWalLsn = primary.walLsn;
   if (!look.view.inRecovery) return { kind: "promoted" };
@@ -39,6 +44,7 @@ export async function runCycle(sidecar: Sidecar): Promise<CycleResult> {
     plan,
     problems: stops,
     busy: atWork.busyDatabases,
+    filesBusy: atWork.filesBusy,
     now,
   };
   // written before anything is done on the strength of it: a crash then finds its own traces (I10)
@@ -48,6 +54,7 @@ export async function runCycle(sidecar: Sidecar): Promise<CycleResult> {
 
   if (!anyStop(problems)) sidecar.memory.spend(plan.budgetMs, plan.rests);
   const again = await sidecar.act(actions);
+  await sidecar.tidy();
   sidecar.report(buildStatus(sidecar.journal, look.view, problems, "live"));
   const busy =
     actions.some((action) => action.kind !== "advance_guard") || sidecar.applier.busyDatabases.size > 0;

@@ -17,6 +17,7 @@ import type { StandbySlot } from "../domain/slot.ts";
 import { observePromoted } from "../observe/standby.ts";
 import { describeError, isPgError, SQLSTATE } from "../pg/errors.ts";
 import type { PgSession } from "../pg/session.ts";
+import { unstageAll } from "./unstage.ts";
 
 export interface FinishContext {
   control: PgSession;
@@ -24,6 +25,8 @@ export interface FinishContext {
   open: (database: string) => Promise<PgSession>;
   /** Sessions per database. */
   connections: number;
+  /** The data directory, where slots may have been staged, or null. */
+  directory: string | null;
   journal: JournalState;
   record: (journal: JournalState) => Promise<void>;
   log: Logger;
@@ -68,6 +71,7 @@ async function finishPromotion(context: FinishContext): Promise<FinishReport> {
  */
 export async function finishOnce(context: FinishContext): Promise<FinishReport | null> {
   const { journal } = context;
+  await takeBackStaged(context);
   if (journal.phase !== "primary") {
     if (journal.observedAt > 0 || journal.slots.size > 0) return finishPromotion(context);
     await context.record({ ...journal, phase: "primary" });
@@ -78,6 +82,29 @@ export async function finishOnce(context: FinishContext): Promise<FinishReport |
   const { inRecovery, timeline } = await observePromoted(context.control);
   const same = done === null || done.timeline === null || timeline === null || done.timeline === timeline;
   return inRecovery || same ? done : finishPromotion({ ...context, journal: startOver(journal) });
+}
+
+/** First of all: the folder of a staged slot stands in the way of making it, and would be loaded at the next start. */
+async function takeBackStaged({ control, directory, journal, log }: FinishContext): Promise<void> {
+  if (directory === null) return;
+  try {
+    const { inRecovery, systemIdentifier, slotNames } = await observePromoted(control);
+    if (inRecovery || (journal.systemIdentifier ?? systemIdentifier) !== systemIdentifier) return;
+    const { serverVersionNum } = control;
+    const removed = await unstageAll({
+      directory,
+      journal,
+      systemIdentifier,
+      serverVersionNum,
+      loaded: new Set(slotNames),
+    });
+    if (removed.length > 0)
+      log.info(`staged slots are taken back, for this node is a primary: ${removed.join(", ")}`);
+  } catch (error) {
+    log.error(
+      `slots that were staged in ${directory} could not be taken back, and would be loaded at the next start of this primary: ${describeError(error)}`,
+    );
+  }
 }
 
 /** By name and position alone another cluster's slots can pass for ours, and would be moved or dropped (I5, I7). */

@@ -12,7 +12,12 @@ export function selectionOf(config: Config): Selection {
 
 /** What the planner may do. */
 export function policyOf(config: Config): Policy {
-  return { guardDatabases: config.guards.databases, duty: config.advance.duty };
+  return {
+    guardDatabases: config.guards.databases,
+    duty: config.advance.duty,
+    provision: config.slots.provision,
+    restarts: config.restart.mode !== "never",
+  };
 }
 
 /** A healthy sidecar records at least once per longest nap, and a hanging primary costs it one answer timeout. */

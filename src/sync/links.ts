@@ -141,6 +141,19 @@ export class PrimaryLink {
     return this.#session;
   }
 
+  /** Another session with that primary, beside the poll's; it is lost with it in {@link abandon}. */
+  async open(
+    primaryConninfo: string | null,
+    purpose: string,
+    database: string | null,
+    patient: boolean,
+  ): Promise<PgSession> {
+    const conn = this.#fixed ?? this.#parse(primaryConninfo);
+    const signal = AbortSignal.any([this.#options.signal, this.#abandon.signal]);
+    const chosen = database ?? conn.database ?? this.#fallbackDatabase;
+    return open(conn, { ...this.#options, signal }, purpose, chosen, patient ? PATIENT_MS : LANE_MS);
+  }
+
   #parse(primaryConninfo: string | null): ConnInfo {
     if (primaryConninfo === null)
       throw new Error(

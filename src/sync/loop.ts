@@ -48,7 +48,7 @@ export async function runLoop(sidecar: Sidecar): Promise<void> {
   try {
     for (let failures = 0, started = false; !signal.aborted; ) {
       try {
-        const look = await observeStandby(await sidecar.standby.control());
+        const look = await sidecar.look();
         sidecar.lastLook = look;
         started = true;
         failures = 0;
@@ -143,7 +143,7 @@ async function noteFailedCycle(sidecar: Sidecar, error: Error): Promise<void> {
 /** What `check` says when the primary is gone, for that is when readiness is asked for most. */
 async function reportFromJournal(sidecar: Sidecar, whyNot: string): Promise<void> {
   const { options, journal, selection, policy } = sidecar;
-  const look = await observeStandby(await sidecar.standby.control());
+  const look = await sidecar.look();
   // it may follow another primary by now: the next cycle asks the one that it names
   sidecar.lastLook = look;
   const { view } = look;
@@ -203,6 +203,7 @@ async function finish(sidecar: Sidecar): Promise<void> {
     control: await sidecar.standby.control(),
     open: (database) => sidecar.standby.open(database, "finish", true),
     connections: options.finishConnections,
+    directory: options.dataDirectory,
     journal: sidecar.journal,
     record: (journal) => recordIfPossible(sidecar, journal),
     log: sidecar.log,

@@ -7,7 +7,7 @@ import type { Reason } from "../domain/protection.ts";
 export class CycleMemory {
   readonly #duty: number;
   readonly #backoff = new Map<string, Backoff>();
-  readonly #guardAdvancedAt = new Map<number, number>();
+  readonly #guardAdvancedAt = new Map<string, number>();
   readonly #restUntil = new Map<string, number>();
   #budgetMs = 100;
   #lastNow: number | null = null;
@@ -17,7 +17,7 @@ export class CycleMemory {
   }
 
   /** The planner's view at `now` (ms); refills the budget. */
-  at(now: number, lanes: Pick<Memory, "busyDatabases" | "creatingGuards">): Memory {
+  at(now: number, lanes: Pick<Memory, "busyDatabases" | "creatingGuards" | "filesBusy">): Memory {
     if (this.#lastNow !== null)
       this.#budgetMs = refillBudget(this.#budgetMs, Math.max(0, now - this.#lastNow), this.#duty);
     this.#lastNow = now;
@@ -29,6 +29,7 @@ export class CycleMemory {
       restUntil: this.#restUntil,
       busyDatabases: lanes.busyDatabases,
       creatingGuards: lanes.creatingGuards,
+      filesBusy: lanes.filesBusy,
     };
   }
 
@@ -38,8 +39,8 @@ export class CycleMemory {
     for (const [slot, until] of rests) this.#restUntil.set(slot, until);
   }
 
-  guardAdvanced(databaseOid: number, now: number): void {
-    this.#guardAdvancedAt.set(databaseOid, now);
+  guardAdvanced(guard: string, now: number): void {
+    this.#guardAdvancedAt.set(guard, now);
   }
 
   /** Notes a failure; the retry comes later with each one in a row. Returns how many there were. */

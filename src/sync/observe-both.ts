@@ -1,5 +1,6 @@
 /** Looks at both servers in the order that safety needs. */
 import type { PrimaryView } from "../domain/observation.ts";
+import type { DataDirectory } from "../observe/files.ts";
 import { observePrimary } from "../observe/primary.ts";
 import { observeStandby, type StandbyLook } from "../observe/standby.ts";
 import type { PrimaryLink, StandbyLink } from "./links.ts";
@@ -23,6 +24,7 @@ export async function observeBoth(
   standby: StandbyLink,
   primary: PrimaryLink,
   known: StandbyLook,
+  directory: DataDirectory | null,
 ): Promise<Seen> {
   let view: PrimaryView;
   try {
@@ -31,5 +33,5 @@ export async function observeBoth(
   } catch (error) {
     throw new PrimaryUnreachableError("the primary does not answer", { cause: error });
   }
-  return { primary: view, look: await observeStandby(await standby.control()) };
+  return { primary: view, look: await observeStandby(await standby.control(), directory) };
 }

@@ -2,18 +2,30 @@
 import type { Logger } from "pino";
 import { Applier } from "../apply/applier.ts";
 import { failureOf, type Outcome, SlotMovedError, WrongRoleError } from "../apply/errors.ts";
+import type { FilesContext } from "../apply/files.ts";
+import { PinKeeper } from "../apply/pin.ts";
+import { SnapshotStore } from "../apply/snapshot-store.ts";
 import { type Action, describeAction } from "../domain/action.ts";
 import { assertNever } from "../domain/assert-never.ts";
 import type { JournalState } from "../domain/journal.ts";
-import { noteDone, noteFailure } from "../domain/journal-update.ts";
+import { noteDone, noteFailure, noteSnapshotLost, noteStaged } from "../domain/journal-update.ts";
 import type { Selection } from "../domain/judge.ts";
 import type { Lsn } from "../domain/lsn.ts";
 import type { NapBounds } from "../domain/nap.ts";
 import type { Memory, Policy } from "../domain/plan.ts";
-import { guardBackoffKey, holdBackoffKey, pluginBackoffKey } from "../domain/plan-guard.ts";
+import {
+  completeBackoffKey,
+  failureKeys,
+  guardBackoffKey,
+  holdBackoffKey,
+  pluginBackoffKey,
+  stageBackoffKey,
+} from "../domain/plan-guard.ts";
+import { stillNeeded } from "../domain/plan-stage.ts";
 import { type Status, summarise } from "../domain/status.ts";
 import type { Journal } from "../journal/store.ts";
-import type { StandbyLook } from "../observe/standby.ts";
+import { type DataDirectory, directoryOf } from "../observe/files.ts";
+import { observeStandby, type StandbyLook } from "../observe/standby.ts";
 import type { ConnInfo } from "../pg/conninfo.ts";
 import { LOG_STANDBY_SNAPSHOT } from "../pg/sql.ts";
 import { PrimaryLink, StandbyLink, type Timeouts } from "./links.ts";
@@ -27,8 +39,10 @@ export interface SidecarOptions {
   standbyConn: ConnInfo;
   /** Null: the standby's own primary_conninfo is followed. */
   primaryConn: ConnInfo | null;
-  /** Where the signal files of a promotion can be watched, or null. */
+  /** Where slot files are staged, and the signal files of a promotion can be watched; or null. */
   dataDirectory: string | null;
+  /** The journal's folder, where snapshots of what is staged are kept beside it. */
+  stateDirectory: string;
   /** Sessions per database that the finishing step may open. */
   finishConnections: number;
   applicationName: string;
@@ -48,6 +62,9 @@ export class Sidecar {
   readonly memory: CycleMemory;
   readonly standby: StandbyLink;
   readonly primary: PrimaryLink;
+  readonly directory: DataDirectory | null;
+  readonly #pins: PinKeeper;
+  readonly #snapshots: SnapshotStore;
   applier: Applier;
   journal: JournalState;
   /** The primary's WAL position when it was last observed. */
@@ -68,9 +85,10 @@ export class Sidecar {
     this.journal = options.journal.state;
     this.memory = new CycleMemory(options.policy.duty);
     this.memory.recall(
-      [...this.journal.slots.values()].flatMap(({ name, failure }) =>
-        failure ? [[name, failure] as const] : [],
-      ),
+      [...this.journal.slots.values()].flatMap((record) => {
+        const { failure } = record;
+        return failure ? failureKeys(record).map((key): [string, typeof failure] => [key, failure]) : [];
+      }),
     );
     const link = {
       applicationName: options.applicationName,
@@ -80,16 +98,53 @@ export class Sidecar {
     };
     this.standby = new StandbyLink(options.standbyConn, link, true);
     this.primary = new PrimaryLink(options.primaryConn, options.standbyConn.database ?? "postgres", link);
+    this.directory = directoryOf(options.dataDirectory);
+    this.#pins = new PinKeeper(this.#openPrimary, this.journal.instanceId, options.now());
+    this.#snapshots = new SnapshotStore(options.stateDirectory);
     this.applier = this.#newApplier();
   }
+
+  #openPrimary = (purpose: string, database: string | null, patient: boolean) =>
+    this.primary.open(this.lastLook.primaryConninfo, purpose, database, patient);
 
   #newApplier(): Applier {
     return new Applier({
       instanceId: this.journal.instanceId,
+      files: this.#filesContext(),
       open: (database, purpose, patient) => this.standby.open(database, purpose, patient),
       nudgePrimary: () => this.#nudgePrimary(),
       onOutcome: (outcome) => this.#onOutcome(outcome),
     });
+  }
+
+  #filesContext(): FilesContext | null {
+    if (this.directory === null) return null;
+    return {
+      directory: this.directory.path,
+      openPrimary: this.#openPrimary,
+      pins: this.#pins,
+      snapshots: this.#snapshots,
+      server: () => {
+        const { serverVersionNum, systemIdentifier, walSegmentBytes } = this.lastLook.view;
+        return { major: Math.floor(serverVersionNum / 10_000), systemIdentifier, walSegmentBytes };
+      },
+      noteStaged: (name, staged) => this.record(noteStaged(this.journal, name, staged)),
+      noteSnapshotLost: (name) => this.record(noteSnapshotLost(this.journal, name)),
+      now: () => this.now(),
+    };
+  }
+
+  /** Lets go of the pins and snapshots that nothing needs any more. */
+  async tidy(): Promise<void> {
+    if (this.directory === null || this.applier.filesBusy) return;
+    const { pins, snapshots } = stillNeeded(this.journal);
+    await this.#pins.keepOnly(pins);
+    await this.#snapshots.keepOnly(snapshots);
+  }
+
+  /** Looks at the standby and its data directory. Throws what the session throws. */
+  async look(): Promise<StandbyLook> {
+    return observeStandby(await this.standby.control(), this.directory);
   }
 
   now(): number {
@@ -126,8 +181,9 @@ export class Sidecar {
   }
 
   /** What is being done on the standby at this moment. */
-  atWork(): Pick<Memory, "busyDatabases" | "creatingGuards"> {
-    return { busyDatabases: this.applier.busyDatabases, creatingGuards: this.applier.creatingGuards };
+  atWork(): Pick<Memory, "busyDatabases" | "creatingGuards" | "filesBusy"> {
+    const { busyDatabases, creatingGuards, filesBusy } = this.applier;
+    return { busyDatabases, creatingGuards, filesBusy };
   }
 
   /** Ends every session with the standby's databases; temporary slots of ours go with them. */
@@ -149,6 +205,7 @@ export class Sidecar {
 
   async close(): Promise<void> {
     await this.applier.close();
+    await this.#pins.close();
     await Promise.all([this.primary.close(), this.standby.close()]);
   }
 
@@ -160,7 +217,7 @@ export class Sidecar {
     const key = backoffKey(action);
     if (error === null) {
       this.memory.succeeded(key);
-      if (action.kind === "advance_guard") this.memory.guardAdvanced(action.databaseOid, this.now());
+      if (action.kind === "advance_guard") this.memory.guardAdvanced(action.guard, this.now());
       this.journal = noteDone(this.journal, action);
       const cameOrWent = action.kind === "create" || action.kind === "drop";
       this.#cameOrWent ||= cameOrWent;
@@ -185,9 +242,15 @@ function backoffKey(action: Action): string {
     case "drop":
     case "drop_leftover":
       return action.slot;
-    case "create_guard":
     case "advance_guard":
+      return action.guard;
+    case "create_guard":
       return guardBackoffKey(action.databaseOid);
+    case "stage":
+    case "unstage":
+      return stageBackoffKey(action.slot);
+    case "complete":
+      return completeBackoffKey(action.slot);
     case "create_hold":
     case "release_hold":
       return holdBackoffKey(action.databaseOid);

@@ -397,7 +397,9 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
       ["dropping", () => dropOwnSlot(session, "standby", "ours")],
     ];
     for (const [what, run] of attempts) await expect(run(), what).rejects.toThrow(WrongRoleError);
-    const [many] = await advanceSlots(session, [{ kind: "advance", ...base, to: (to + 1n) as Lsn }]);
+    const [many] = await advanceSlots(session, [
+      { kind: "advance", ...base, to: (to + 1n) as Lsn, unsure: false },
+    ]);
     expect(many?.error).toBeInstanceOf(WrongRoleError);
     expect(await slotsOf(standby)).toEqual(before);
   });

@@ -60,10 +60,11 @@ const journal = await openJournal(stateDirectory, {
 const save = journal.save.bind(journal);
 const sidecar = new Sidecar({
   selection: { include: [{ nameLike: "%" }], exclude: [] },
-  policy: { guardDatabases: "auto", duty: 0.05 },
+  policy: { guardDatabases: "auto", duty: 0.05, provision: "auto", restarts: false },
   nap: { minMs: 200, maxMs: 30_000 },
   timeouts: { connectMs: 2_000, statementMs: 10_000, answerMs: 12_000 },
   primaryConn: null,
+  stateDirectory,
   finishConnections: 1,
   applicationName: `pg-slotsync test ${process.pid}`,
   log: pino(pino.destination(2)),

@@ -63,11 +63,12 @@ export async function startSidecar(
   const history: Status[] = [];
   const sidecar = new Sidecar({
     selection: { include: [{ nameLike: "%" }], exclude: [] },
-    policy: { guardDatabases: "auto", duty: 0.05 },
+    policy: { guardDatabases: "auto", duty: 0.05, provision: "auto", restarts: false },
     nap: { minMs: 200, maxMs: 30_000 },
     timeouts: { connectMs: 2_000, statementMs: 10_000, answerMs: 12_000 },
     primaryConn: null,
     dataDirectory: watchDataDirectory ? standby.dataDir : null,
+    stateDirectory,
     finishConnections: 4,
     applicationName: `pg-slotsync test ${process.pid}`,
     log: pino({ level: "debug" }, { write: (line: string) => log.push(line.trim()) }),

@@ -18,7 +18,7 @@ export interface ShownSlot {
 export async function slotsOf(server: PgServer): Promise<Map<string, ShownSlot>> {
   const rows = await server.query<ShownSlot>(
     `select slot_name::text as name, plugin::text, database::text, temporary, active, confirmed_flush_lsn::text as confirmed,
-            restart_lsn::text as restart, wal_status as "walStatus"
+            restart_lsn::text as restart, ${server.major >= 13 ? "wal_status" : "null::text"} as "walStatus"
        from pg_catalog.pg_replication_slots where slot_type = 'logical' order by slot_name`,
   );
   return new Map(rows.map((row) => [row.name, row]));

@@ -35,13 +35,33 @@ const reason = fc.constantFrom(
   "statement_failed",
   "absent_on_primary",
   "not_recorded",
+  "restart_pending",
 );
 const identity = fc.record(
   { databaseOid: oid, plugin: text, twoPhase: fc.boolean() },
   { noNullPrototype: true },
 );
+const staged = fc.record(
+  {
+    databaseOid: oid,
+    plugin: text,
+    twoPhase: fc.boolean(),
+    restartLsn: lsn,
+    confirmedFlushLsn: lsn,
+    snapshot: fc.constantFrom("kept", "absent", "unusable"),
+    pin: orNull(text),
+    at: time,
+  },
+  { noNullPrototype: true },
+);
+const provision = {
+  staged: fc.array(staged, { maxLength: 4 }),
+  origin: orNull(staged),
+  proof: fc.record({ start: fc.boolean(), wal: fc.boolean(), rows: fc.boolean() }, { noNullPrototype: true }),
+};
 const slotRecord: fc.Arbitrary<SlotRecord> = fc.record(
   {
+    ...provision,
     name: slotName,
     database: text,
     databaseOid: oid,
@@ -107,6 +127,22 @@ const finish = fc.record(
   },
   { noNullPrototype: true },
 );
+const guards = fc
+  .uniqueArray(
+    fc.record(
+      {
+        ...provision,
+        name: ownName,
+        database: text,
+        databaseOid: oid,
+        state: fc.constantFrom("creating", "owned"),
+        maxTarget: orNull(lsn),
+      },
+      { noNullPrototype: true },
+    ),
+    { selector: (guard) => guard.databaseOid, maxLength: 4 },
+  )
+  .map((list) => Object.fromEntries(list.map((guard) => [guard.databaseOid, guard])));
 const journal: fc.Arbitrary<JournalState> = fc.record(
   {
     instanceId: fc.stringMatching(/^[0-9a-f]{8}$/),
@@ -117,28 +153,29 @@ const journal: fc.Arbitrary<JournalState> = fc.record(
     observedAt: time,
     standbyFlushedLsn: orNull(lsn),
     feedbackSince: orNull(lsn),
+    feedbackXid: orNull(oid),
+    feedbackSession: orNull(text),
     quietUntil: time,
     primaryLostAt: orNull(time),
     guardSerial: fc.nat(),
-    guards: fc
-      .uniqueArray(
-        fc.record(
-          {
-            name: ownName,
-            database: text,
-            databaseOid: oid,
-            state: fc.constantFrom("creating", "owned"),
-            maxTarget: orNull(lsn),
-          },
-          { noNullPrototype: true },
-        ),
-        { selector: (guard) => guard.databaseOid, maxLength: 4 },
-      )
-      .map((guards) => Object.fromEntries(guards.map((guard) => [guard.databaseOid, guard]))),
+    guards,
+    lowGuards: guards,
     slots: fc
       .uniqueArray(slotRecord, { selector: (slot) => slot.name, maxLength: 6 })
       .map((slots) => new Map(slots.map((slot) => [slot.name, slot]))),
     plugins: fc.array(text, { maxLength: 3 }),
+    restart: orNull(
+      fc.record(
+        {
+          at: time,
+          names: fc.array(text, { maxLength: 3 }),
+          outcome: fc.constantFrom("running", "done", "failed"),
+          detail: orNull(text),
+          window: orNull(time),
+        },
+        { noNullPrototype: true },
+      ),
+    ),
     problems: fc.array(text, { maxLength: 3 }),
     finish: orNull(finish),
   },
@@ -154,6 +191,9 @@ const someSlot: SlotRecord = {
   state: "owned",
   ours: { databaseOid: 16_384, plugin: "pgoutput", twoPhase: false },
   births: [],
+  staged: [],
+  origin: null,
+  proof: { start: true, wal: true, rows: true },
   maxTarget: 0x16_b374d848n as Lsn,
   dropping: false,
   primaryConfirmedFlushLsn: 0x16_b374d848n as Lsn,

@@ -113,6 +113,7 @@ async function finish(server: Server, journal: JournalState) {
     control: await server.open("db1"),
     open: (database) => server.open(database),
     connections: 2,
+    directory: null,
     journal,
     record: async () => {},
     log: pino({ level: "silent" }),

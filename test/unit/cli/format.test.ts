@@ -195,6 +195,7 @@ describe("sync", () => {
       databaseOid: 5,
       at: 0x4000n as Lsn,
       to: 0x5000n as Lsn,
+      unsure: false,
     } as const;
     expect(JSON.parse(JSON.stringify(plainAction(action)))).toEqual({
       kind: "advance",
@@ -203,6 +204,7 @@ describe("sync", () => {
       databaseOid: 5,
       at: "0/4000",
       to: "0/5000",
+      unsure: false,
       description: 'advance slot "app" to 0/5000',
     });
   });

@@ -7,6 +7,8 @@ import type { PrimaryView, StandbyView } from "../../../src/domain/observation.t
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
 import type { Xid } from "../../../src/domain/xid.ts";
 
+import { SQL_MADE } from "./build.ts";
+
 const NOW = 1_800_000_000_000;
 const QUIET_MS = 50_000;
 const BLIND_MS = 22_000;
@@ -53,6 +55,7 @@ function record(name: string, confirmed: number, more: Partial<SlotRecord> = {})
     detail: null,
     failure: null,
     since: NOW - 60_000,
+    ...SQL_MADE,
     ...more,
   };
 }
@@ -65,7 +68,11 @@ function journal(records: SlotRecord[], more: Partial<JournalState> = {}): Journ
     observedAt: NOW - 1_000,
     quietUntil: more.observedAt ?? NOW - 1_000,
     feedbackSince: lsn(900),
-    guards: { 5: { name: GUARD, database: "app", databaseOid: 5, state: "owned", maxTarget: null } },
+    feedbackXid: 600 as Xid,
+    feedbackSession: "s",
+    guards: {
+      5: { name: GUARD, database: "app", databaseOid: 5, state: "owned", maxTarget: null, ...SQL_MADE },
+    },
     plugins: ["pgoutput"],
     slots: new Map(records.map((one) => [one.name, one])),
     ...more,
@@ -90,6 +97,8 @@ function standby(slots: LogicalSlot[], more: Partial<StandbyView> = {}): Standby
     slots,
     databases: [{ oid: 5, name: "app" }],
     mayReplicate: true,
+    feedbackSession: "s",
+    files: null,
     ...more,
   };
 }
@@ -105,6 +114,9 @@ function primary(slots: LogicalSlot[], more: Partial<PrimaryView> = {}): Primary
     physicalSlot: { name: "standby1", active: true, catalogXmin: 690 as Xid },
     slots,
     maySnapshot: true,
+    mayReadFiles: true,
+    oldestXid: 800 as Xid,
+    pins: [],
     ...more,
   };
 }
@@ -112,7 +124,7 @@ function primary(slots: LogicalSlot[], more: Partial<PrimaryView> = {}): Primary
 function input(more: Partial<AssessInput> & Pick<AssessInput, "journal" | "standby">): AssessInput {
   return {
     selection: { include: [{ nameLike: "%" }], exclude: [] },
-    policy: { guardDatabases: "auto", duty: 0.05 },
+    policy: { guardDatabases: "auto", duty: 0.05, provision: "auto", restarts: false },
     now: NOW,
     sidecarRunning: true,
     quietMs: QUIET_MS,

@@ -1,5 +1,12 @@
 /** Small observations for the tables: everything healthy, one database, positions in whole numbers. */
-import { type Birth, emptyJournal, type JournalState, type SlotRecord } from "../../../src/domain/journal.ts";
+import {
+  type Birth,
+  emptyJournal,
+  type JournalState,
+  PROVEN,
+  type SlotRecord,
+  UNPROVISIONED,
+} from "../../../src/domain/journal.ts";
 import type { Lsn } from "../../../src/domain/lsn.ts";
 import type { PrimaryView, StandbyView } from "../../../src/domain/observation.ts";
 import { type Memory, type Plan, plan } from "../../../src/domain/plan.ts";
@@ -13,6 +20,9 @@ export const HOLD = `slotsync_hold_1_${ID}`;
 
 /** What a slot of ours is, unless a case says otherwise. */
 export const OURS: SlotIdentity = { databaseOid: 1, plugin: "pgoutput", twoPhase: false };
+
+/** How a slot stands that was made by SQL. */
+export const SQL_MADE = { ...UNPROVISIONED, proof: PROVEN };
 
 export const lsn = (position: number): Lsn => BigInt(position) as Lsn;
 
@@ -70,6 +80,8 @@ export function record(
     detail: null,
     failure: null,
     since: NOW - 1_000,
+    ...UNPROVISIONED,
+    proof: PROVEN,
     ...more,
   };
 }
@@ -80,8 +92,12 @@ export function journalOf(records: SlotRecord[] = [], more: Partial<JournalState
     systemIdentifier: "1",
     primaryTimeline: 1,
     feedbackSince: lsn(0),
+    feedbackXid: 600 as Xid,
+    feedbackSession: "s",
     guardSerial: 1,
-    guards: { 1: { name: GUARD, database: "db1", databaseOid: 1, state: "owned", maxTarget: null } },
+    guards: {
+      1: { name: GUARD, database: "db1", databaseOid: 1, state: "owned", maxTarget: null, ...SQL_MADE },
+    },
     slots: new Map(records.map((entry) => [entry.name, entry])),
     plugins: ["pgoutput"],
     ...more,
@@ -99,6 +115,9 @@ export function primaryView(slots: LogicalSlot[], more: Partial<PrimaryView> = {
     physicalSlot: { name: "standby1", active: true, catalogXmin: 700 as Xid },
     slots,
     maySnapshot: true,
+    mayReadFiles: true,
+    oldestXid: 800 as Xid,
+    pins: [],
     ...more,
   };
 }
@@ -121,6 +140,8 @@ export function standbyView(slots: LogicalSlot[], more: Partial<StandbyView> = {
     slots,
     databases: [{ oid: 1, name: "db1" }],
     mayReplicate: true,
+    feedbackSession: "s",
+    files: null,
     ...more,
   };
 }
@@ -134,6 +155,7 @@ export function memory(more: Partial<Memory> = {}): Memory {
     creatingGuards: new Set(),
     guardAdvancedAt: new Map(),
     restUntil: new Map(),
+    filesBusy: false,
     ...more,
   };
 }
@@ -156,7 +178,12 @@ export function planFor(situation: Situation): Plan {
     standby: standbyView(situation.here, situation.standby),
     chosen: situation.there.filter(({ name }) => !situation.excluded?.includes(name)),
     journal: situation.journal ?? journalOf(),
-    policy: { guardDatabases: situation.guardDatabases ?? "auto", duty: 0.1 },
+    policy: {
+      guardDatabases: situation.guardDatabases ?? "auto",
+      duty: 0.1,
+      provision: "auto",
+      restarts: false,
+    },
     memory: memory(situation.memory),
   });
 }

@@ -28,7 +28,14 @@ function observe(
 ): JournalState {
   const plan = planFor({ there, here, journal, primary, memory: memory() });
   const seen = { primary: primaryView(there, primary), standby: standbyView(here), chosen: there };
-  return noteObservation(journal, { ...seen, plan, busy: new Set(busy), problems: [], now: NOW });
+  return noteObservation(journal, {
+    ...seen,
+    plan,
+    busy: new Set(busy),
+    filesBusy: false,
+    problems: [],
+    now: NOW,
+  });
 }
 
 const x = (journal: JournalState): SlotRecord | undefined => journal.slots.get("x");
@@ -43,7 +50,7 @@ const replace: Action = {
   at: lsn(500),
   to: lsn(600),
 };
-const advance: Action = { kind: "advance", slot: "x", ...base, at: lsn(500), to: lsn(600) };
+const advance: Action = { kind: "advance", slot: "x", ...base, at: lsn(500), to: lsn(600), unsure: false };
 
 test("a slot seen for the first time is recorded with the position its subscriber had confirmed (I1)", () => {
   expect(x(observe(journalOf(), [slot("x", 500)], []))).toMatchObject({

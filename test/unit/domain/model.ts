@@ -279,6 +279,9 @@ export class World {
         }),
       ),
       maySnapshot: true,
+      mayReadFiles: true,
+      oldestXid: XMIN,
+      pins: [],
     };
   }
 
@@ -297,6 +300,8 @@ export class World {
       replayLsn: this.replay as Lsn,
       flushedLsn: (this.streaming ? this.flushed : this.replay) as Lsn,
       streaming: this.streaming,
+      feedbackSession: "s",
+      files: null,
       slots: this.seeSlots(),
       databases: this.databases().map((oid) => ({ oid, name: `db${oid}` })),
       mayReplicate: true,
@@ -405,7 +410,7 @@ export class World {
         if (this.standby.get(action.hold)?.session === this.session) this.standby.delete(action.hold);
         return;
       case "probe_plugin":
-        this.#source(action.from);
+        this.#source(action.from ?? "");
         return this.#room(1);
       case "create":
         return this.copyAt(

@@ -341,6 +341,10 @@ function brief(action: Action): string {
     case "drop":
     case "drop_leftover":
       return `${action.kind} ${action.slot}`;
+    case "stage":
+    case "unstage":
+    case "complete":
+      return `${action.kind} ${action.slot}`;
     default:
       return `${action.kind} ${action.slot}@${action.to}`;
   }

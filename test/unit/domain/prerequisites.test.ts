@@ -18,10 +18,10 @@ interface Case {
 const CASES: Case[] = [
   {
     claim: "1 too old a server",
-    standby: { serverVersionNum: 150_018 },
+    standby: { serverVersionNum: 100_023 },
     code: "version_unsupported",
     severity: "stop",
-    names: /PostgreSQL 15/,
+    names: /PostgreSQL 10/,
   },
   {
     claim: "2 wal_level on the standby",

@@ -87,7 +87,7 @@ export class SidecarModel {
   #instances = 1;
   #budgetMs = 1_000;
   #backoff = new Map<string, Backoff>();
-  #guardAdvancedAt = new Map<number, number>();
+  #guardAdvancedAt = new Map<string, number>();
   #restUntil = new Map<string, number>();
   #creating = new Map<number, Action>();
 
@@ -131,6 +131,7 @@ export class SidecarModel {
       creatingGuards: new Set(this.#creating.keys()),
       guardAdvancedAt: this.#guardAdvancedAt,
       restUntil: this.#restUntil,
+      filesBusy: false,
     };
   }
 
@@ -172,6 +173,7 @@ export class SidecarModel {
       chosen,
       plan: planned,
       busy: new Set(busy),
+      filesBusy: false,
       problems: [],
       now: this.now,
     });
@@ -228,7 +230,7 @@ export class SidecarModel {
       if (fate === "late") throw new Error("the connection was lost before the answer arrived");
       count(`done: ${action.kind}`);
       this.#backoff.delete(keyOf(action));
-      if (action.kind === "advance_guard") this.#guardAdvancedAt.set(action.databaseOid, this.now);
+      if (action.kind === "advance_guard") this.#guardAdvancedAt.set(action.guard, this.now);
       this.journal = noteDone(this.journal, action);
     } catch (error) {
       if (error instanceof Broken) throw error;

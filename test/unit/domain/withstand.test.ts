@@ -17,6 +17,7 @@ import {
   primaryView,
   record,
   type Situation,
+  SQL_MADE,
   slot,
   standbyView,
 } from "./build.ts";
@@ -33,6 +34,7 @@ function cycle(situation: Situation, busy: number[] = []) {
     chosen: there.filter(({ name }) => !excluded.includes(name)),
     plan: planned,
     busy: busyDatabases,
+    filesBusy: false,
     problems: [],
     now: NOW,
   });
@@ -295,8 +297,8 @@ describe("L: room for every slot that is called guarded, and the working copy (I
     const guard2 = guard(400, { name: GUARD.replace("_1_", "_2_"), ...db2 });
     const journal = journalOf([], {
       guards: {
-        1: { name: GUARD, database: "db1", databaseOid: 1, state: "owned", maxTarget: null },
-        2: { name: guard2.name, ...db2, state: "owned", maxTarget: null },
+        1: { name: GUARD, database: "db1", databaseOid: 1, state: "owned", maxTarget: null, ...SQL_MADE },
+        2: { name: guard2.name, ...db2, state: "owned", maxTarget: null, ...SQL_MADE },
       },
     });
     const there = [slot("x", 500), slot("y", 500, db2)];
@@ -332,7 +334,9 @@ describe("L: room for every slot that is called guarded, and the working copy (I
 describe("statements that are still at work (G2, I1)", () => {
   test("1 a guard covers nothing before the position that it may be on its way to", () => {
     const journal = journalOf([], {
-      guards: { 1: { name: GUARD, database: "db1", databaseOid: 1, state: "owned", maxTarget: lsn(600) } },
+      guards: {
+        1: { name: GUARD, database: "db1", databaseOid: 1, state: "owned", maxTarget: lsn(600), ...SQL_MADE },
+      },
     });
     const told = (position: number) =>
       cycle({ there: [slot("x", position)], here: [guard(400)], journal }, [1]).verdict("x");

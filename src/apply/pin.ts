@@ -1,0 +1,87 @@
+/**
+ * Pins: temporary slots on the primary that hold WAL and catalog rows for what is being staged, until it is proven (I4). Each is in a
+ * session of its own that runs nothing else, for any ERROR there would drop it; they die with us (I12).
+ */
+import { pinName } from "../domain/names.ts";
+import type { LogicalSlot } from "../domain/slot.ts";
+import { xidPrecedesOrEquals } from "../domain/xid.ts";
+import type { PgSession } from "../pg/session.ts";
+import { COPY_PIN, CREATE_PIN } from "../pg/sql.ts";
+
+/** Opens a session on the primary; null for whatever database the poll uses. */
+export type OpenPrimary = (purpose: string, database: string | null, patient: boolean) => Promise<PgSession>;
+
+export class PinKeeper {
+  readonly #open: OpenPrimary;
+  readonly #instanceId: string;
+  readonly #sessions = new Map<string, PgSession[]>();
+  #serial: number;
+
+  constructor(open: OpenPrimary, instanceId: string, now: number) {
+    this.#open = open;
+    this.#instanceId = instanceId;
+    // a killed predecessor's may not be gone yet
+    this.#serial = now;
+  }
+
+  /** Holds what all of the slots need: the oldest WAL, and the oldest rows. Returns the name of the pin with those. */
+  async hold(slots: readonly LogicalSlot[]): Promise<string> {
+    const placed = slots.filter((slot) => slot.restartLsn !== null);
+    const wal = placed.reduce((a, b) => ((b.restartLsn ?? 0n) < (a.restartLsn ?? 0n) ? b : a));
+    const rows = placed.reduce((a, b) => (needsOlderRows(b, a) ? b : a));
+    const name = await this.#copy(rows);
+    if (wal.name !== rows.name) {
+      const other = await this.#copy(wal);
+      this.#sessions.set(name, [...(this.#sessions.get(name) ?? []), ...(this.#sessions.get(other) ?? [])]);
+      this.#sessions.delete(other);
+    }
+    return name;
+  }
+
+  /** A new one, where there is no slot to copy: waits for the transactions that are running on the primary. */
+  create(): Promise<string> {
+    return this.#make(null, (session, name) => session.query(CREATE_PIN, [name], { what: "pinning" }));
+  }
+
+  #copy(slot: LogicalSlot): Promise<string> {
+    return this.#make(slot.database, (session, name) =>
+      session.query(COPY_PIN, [slot.name, name], { what: `pinning what slot "${slot.name}" needs` }),
+    );
+  }
+
+  async #make(
+    database: string | null,
+    make: (session: PgSession, name: string) => Promise<unknown>,
+  ): Promise<string> {
+    this.#serial += 1;
+    const name = pinName(this.#instanceId, this.#serial);
+    const session = await this.#open("pin", database, true);
+    try {
+      await make(session, name);
+    } catch (error) {
+      await session.close();
+      throw error;
+    }
+    this.#sessions.set(name, [session]);
+    return name;
+  }
+
+  /** Lets go of all that nothing staged or unproven refers to any more. */
+  async keepOnly(names: ReadonlySet<string>): Promise<void> {
+    for (const [name, sessions] of [...this.#sessions]) {
+      if (names.has(name) && sessions.every((session) => session.usable)) continue;
+      this.#sessions.delete(name);
+      await Promise.all(sessions.map((session) => session.close()));
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.keepOnly(new Set());
+  }
+}
+
+function needsOlderRows(a: LogicalSlot, b: LogicalSlot): boolean {
+  if (a.catalogXmin === null || b.catalogXmin === null)
+    return b.catalogXmin === null && a.catalogXmin !== null;
+  return a.catalogXmin !== b.catalogXmin && xidPrecedesOrEquals(a.catalogXmin, b.catalogXmin);
+}

@@ -1,0 +1,177 @@
+/**
+ * Staging: the state file of a slot on the primary, under the name and in the place where the standby loads it at its next start, with
+ * its snapshot kept beside the journal. A wrong file keeps PostgreSQL from starting (I11): everything is verified before the rename.
+ */
+import { removeSlotFolder, writeSlotFolder } from "../datadir/slot-folders.ts";
+import type { Action } from "../domain/action.ts";
+import type { Staged } from "../domain/journal.ts";
+import type { LogicalSlot } from "../domain/slot.ts";
+import { type SlotRow, toLogicalSlots } from "../pg/rows.ts";
+import type { PgSession } from "../pg/session.ts";
+import { parseSlotState, rewriteSlotState, type SlotState } from "../pg/slot-state-file.ts";
+import { SnapshotFileError, snapshotFileName, verifySnapshotFile } from "../pg/snapshot-file.ts";
+import { lookAtSlot } from "../pg/sql.ts";
+import { ReasonedError } from "./errors.ts";
+import type { PinKeeper } from "./pin.ts";
+import { readServerFile } from "./primary-files.ts";
+import type { SnapshotStore } from "./snapshot-store.ts";
+
+type Stage = Extract<Action, { kind: "stage" }>;
+
+export interface StageContext {
+  /** The standby's data directory. */
+  directory: string;
+  /** A session on the primary in which reading may fail. */
+  session: PgSession;
+  pins: PinKeeper;
+  snapshots: SnapshotStore;
+  /** Records, before the file is written, that a slot like this under the name will be ours (I7, I10). */
+  note: (name: string, staged: Staged) => Promise<void>;
+  now: () => number;
+}
+
+/** Stages all, under one pin. Reports each outcome; throws only what concerns all of them. */
+export async function stageSlots(
+  actions: readonly Stage[],
+  context: StageContext,
+  report: (action: Stage, error: unknown) => void,
+): Promise<void> {
+  const { session, pins } = context;
+  const rows = new Map<string, LogicalSlot>();
+  for (const { source } of actions) {
+    if (source === null || rows.has(source)) continue;
+    const slot = await lookAt(session, source);
+    if (slot) rows.set(source, slot);
+  }
+  const copies = session.serverVersionNum >= 120_000;
+  const held = [...rows.values()].filter((slot) => slot.restartLsn !== null);
+  const pin = copies && held.length > 0 ? await pins.hold(held) : null;
+  let fresh: string | null = null;
+  for (const action of actions) {
+    try {
+      if (action.source === null) fresh ??= await pins.create();
+      await stageOne(action, action.source ?? fresh ?? "", pin ?? fresh, context);
+      report(action, null);
+    } catch (error) {
+      report(action, error);
+      if (!session.usable) throw error;
+    }
+  }
+}
+
+async function lookAt(session: PgSession, name: string): Promise<LogicalSlot | null> {
+  const rows = await session.query<SlotRow>(lookAtSlot(session.serverVersionNum), [name], {
+    what: `looking at slot "${name}" on the primary`,
+  });
+  return toLogicalSlots(rows)[0] ?? null;
+}
+
+async function stageOne(
+  action: Stage,
+  source: string,
+  pin: string | null,
+  context: StageContext,
+): Promise<void> {
+  const { session, directory, snapshots, note, now } = context;
+  const major = Math.floor(session.serverVersionNum / 10_000);
+  const slot = await lookAt(session, source);
+  if (!slot) throw new ReasonedError("absent_on_primary", `slot "${source}" is gone from the primary`);
+  const { bytes, state, snapshot } = await readConsistently(session, slot, major);
+  const changed = rewriteSlotState(bytes, major, {
+    name: action.slot,
+    databaseOid: action.databaseOid,
+    persistency: "persistent",
+    restartLsn: state.restartLsn,
+    confirmedFlushLsn: state.confirmedFlushLsn,
+    ...(state.catalogXmin === null ? {} : { catalogXmin: state.catalogXmin }),
+    ...(action.guard === null ? {} : { plugin: "pgoutput", twoPhase: false as const }),
+  });
+  if (snapshot.kind === "kept") await snapshots.save(state.restartLsn, snapshot.bytes);
+  const written = parseSlotState(changed, major);
+  await note(action.slot, {
+    databaseOid: written.databaseOid,
+    plugin: written.plugin,
+    twoPhase: written.twoPhase,
+    restartLsn: written.restartLsn,
+    confirmedFlushLsn: written.confirmedFlushLsn,
+    snapshot: snapshot.kind,
+    pin,
+    at: now(),
+  });
+  await writeSlotFolder(directory, action.slot, changed, major, { replace: action.again });
+}
+
+type Snapshot = { kind: "kept"; bytes: Buffer } | { kind: "absent" | "unusable" };
+
+/** While its consumer goes on, the slot may move between two reads. */
+const ATTEMPTS = 5;
+
+/** The state file and the snapshot of the very position that it names (I2 b); that there is none counts only if the slot is still there. */
+async function readConsistently(
+  session: PgSession,
+  slot: LogicalSlot,
+  major: number,
+): Promise<{ bytes: Buffer; state: SlotState; snapshot: Snapshot }> {
+  for (let attempt = 1; ; attempt += 1) {
+    const { bytes, state } = await readState(session, slot, major);
+    const content = await readServerFile(
+      session,
+      `pg_logical/snapshots/${snapshotFileName(state.restartLsn)}`,
+    );
+    if (content !== null) return { bytes, state, snapshot: judged(content, major) };
+    const again = await readState(session, slot, major);
+    if (again.state.restartLsn === state.restartLsn) return { bytes, state, snapshot: { kind: "absent" } };
+    if (attempt === ATTEMPTS)
+      throw new ReasonedError(
+        "slot_in_use",
+        `slot "${slot.name}" moves on faster than its files can be read`,
+      );
+  }
+}
+
+function judged(content: Buffer, major: number): Snapshot {
+  try {
+    verifySnapshotFile(content, major);
+    return { kind: "kept", bytes: content };
+  } catch (error) {
+    if (error instanceof SnapshotFileError) return { kind: "unusable" };
+    throw error;
+  }
+}
+
+async function readState(
+  session: PgSession,
+  slot: LogicalSlot,
+  major: number,
+): Promise<{ bytes: Buffer; state: SlotState }> {
+  const bytes = await readServerFile(session, `pg_replslot/${slot.name}/state`);
+  if (bytes === null)
+    throw new ReasonedError("absent_on_primary", `slot "${slot.name}" has no state file on the primary`);
+  const state = parseSlotState(bytes, major);
+  if (state.invalidated)
+    throw new ReasonedError("slot_invalidated", `the primary has invalidated slot "${slot.name}"`);
+  if (state.name !== slot.name || (state.databaseOid !== slot.databaseOid && !slot.temporary))
+    throw new ReasonedError(
+      "statement_failed",
+      `the state file of "${slot.name}" is of slot "${state.name}"`,
+    );
+  if (slot.temporary) return { bytes, state: withPositions(state, slot) };
+  if (state.confirmedFlushLsn === 0n)
+    throw new ReasonedError("no_consistent_snapshot", `the creation of slot "${slot.name}" has not finished`);
+  return { bytes, state };
+}
+
+/** The file of a temporary slot may lag behind the slot: what the server shows counts, for nobody moves a pin. */
+function withPositions(
+  state: SlotState,
+  { name, restartLsn, confirmedFlushLsn, catalogXmin }: LogicalSlot,
+): SlotState {
+  if (restartLsn === null || confirmedFlushLsn === null)
+    throw new ReasonedError("no_consistent_snapshot", `the creation of "${name}" has not finished`);
+  return { ...state, restartLsn, confirmedFlushLsn, catalogXmin };
+}
+
+/** Takes a staged slot away again; one that is gone already is as good. */
+export async function unstageSlot(directory: string, name: string): Promise<void> {
+  await removeSlotFolder(directory, name);
+}

@@ -1,0 +1,293 @@
+/**
+ * What to do with slot files: stage what the next start of the standby should add, take back what is not wanted any more (I11),
+ * complete what a start has loaded (I2, I3).
+ */
+import type { Action } from "./action.ts";
+import { copiesSlots, createsOnStandby } from "./capability.ts";
+import type { GuardRecord, JournalState, Provision, Staged } from "./journal.ts";
+import { bytesBetween, type Lsn, maxLsn } from "./lsn.ts";
+import { guardName, isGuardOf, isValidSlotName } from "./names.ts";
+import type { SlotFolder } from "./observation.ts";
+import { isOurs } from "./ownership.ts";
+import type { PlanInput } from "./plan.ts";
+import { completeBackoffKey, mayTry, stageBackoffKey } from "./plan-guard.ts";
+import { isProven, proofNow, provisionOf } from "./proof.ts";
+import { isFailoverReady, type Verdict, waiting } from "./protection.ts";
+import { type PrimarySlot, sameIdentity, slotNamed } from "./slot.ts";
+
+/** A staged file is renewed when it holds back this much WAL on the primary, … */
+const RENEW_BYTES = 16 * 1024 * 1024;
+/** … or after this time, when the primary's slot has moved. */
+const RENEW_MS = 60_000;
+/** So many slot folders a cycle: each is written durably. */
+const STAGED_AT_ONCE = 50;
+
+/** Whether slots may come to this standby by their files. */
+export function usesFiles({ standby, policy }: PlanInput): boolean {
+  if (!createsOnStandby(standby.serverVersionNum) || policy.provision === "file") return true;
+  return policy.provision === "auto" && policy.restarts && standby.files?.problem === null;
+}
+
+/** Whether a slot comes by its file and not by SQL: before 16 nothing can be made here, and a copy loses `two_phase` (G5). */
+export function comesByFile(slot: PrimarySlot, input: PlanInput): boolean {
+  if (!usesFiles(input)) return false;
+  return (
+    !createsOnStandby(input.standby.serverVersionNum) || input.policy.provision === "file" || slot.twoPhase
+  );
+}
+
+/** How a slot stands that only the next start can add. */
+export function untilRestart(slot: PrimarySlot, input: PlanInput): Verdict {
+  const { standby, journal, memory } = input;
+  const failure = memory.backoff.get(stageBackoffKey(slot.name));
+  if (failure) return waiting(failure.reason, failure.detail);
+  const problem = whyNothingIsStaged(input);
+  if (problem) return waiting(problem.reason, problem.detail);
+  if (folderOf(slot.name, input) && !isStaged(slot.name, journal.slots.get(slot.name), input))
+    return waiting(
+      "name_conflict",
+      `the standby's data directory has a folder pg_replslot/${slot.name} that is not loaded and that the journal does not know: remove it there`,
+    );
+  return isStaged(slot.name, journal.slots.get(slot.name), input)
+    ? waiting(
+        "restart_pending",
+        `its file is staged: the next start of this standby loads it (PostgreSQL ${Math.floor(standby.serverVersionNum / 10_000)} loads slots at no other time)`,
+      )
+    : waiting("restart_pending", "its file is about to be staged for the next start of this standby");
+}
+
+function whyNothingIsStaged({ primary, standby }: PlanInput) {
+  if (standby.files === null)
+    return {
+      reason: "restart_pending" as const,
+      detail:
+        "before 16 a slot comes to a standby only by its file: set standby.data_directory, then it is staged for the next start",
+    };
+  if (standby.files.problem) return standby.files.problem;
+  if (!primary.mayReadFiles)
+    return {
+      reason: "permission_denied" as const,
+      detail:
+        "the role on the primary may not read slot files: GRANT EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean) TO it, in every database it connects to (postgres is enough)",
+    };
+  return null;
+}
+
+function folderOf(name: string, { standby }: PlanInput): SlotFolder | undefined {
+  return standby.files?.folders.find((folder) => folder.name === name);
+}
+
+/** The attempt of ours that the folder holds, or undefined. */
+export function attemptIn(folder: SlotFolder, provision: Provision | undefined): Staged | undefined {
+  return provision?.staged.findLast(
+    (staged) =>
+      folder.state !== null &&
+      folder.state.restartLsn === staged.restartLsn &&
+      folder.state.confirmedFlushLsn === staged.confirmedFlushLsn &&
+      sameIdentity(folder.state, staged),
+  );
+}
+
+function isStaged(name: string, provision: Provision | undefined, input: PlanInput): boolean {
+  const folder = folderOf(name, input);
+  return folder !== undefined && attemptIn(folder, provision) !== undefined;
+}
+
+/** Names that the next start would add. */
+export function stagedNames(input: PlanInput): string[] {
+  const { journal } = input;
+  const known = [
+    ...[...journal.slots.values()].filter(({ name }) => isStaged(name, journal.slots.get(name), input)),
+    ...guardRecords(input).filter((record) => isStaged(record.name, record, input)),
+  ];
+  return known.map(({ name }) => name).toSorted();
+}
+
+function guardRecords({ journal }: Pick<PlanInput, "journal">): GuardRecord[] {
+  return [...Object.values(journal.guards), ...Object.values(journal.lowGuards)];
+}
+
+/** All that is to be done to files in this cycle. `guarded` are the databases that are to have guards. */
+export function planFiles(
+  input: PlanInput,
+  guarded: readonly { oid: number; name: string }[],
+  verdicts: ReadonlyMap<string, Verdict>,
+): Action[] {
+  const { memory, standby } = input;
+  if (memory.filesBusy || standby.files === null || standby.files.problem !== null) return [];
+  const wanted = wantedStages(input, guarded, verdicts);
+  const names = new Set(wanted.map(({ slot }) => slot));
+  const unstages = planUnstages(input, names);
+  return [...planCompletions(input), ...unstages, ...withinLimit(wanted, unstages.length, input)];
+}
+
+type Stage = Extract<Action, { kind: "stage" }>;
+
+/** I11: never more folders than the next start takes. What is replaced takes no more room; guards come first, for they serve many. */
+function withinLimit(wanted: readonly Stage[], leaving: number, input: PlanInput): Stage[] {
+  const { standby, memory, primary } = input;
+  if (!primary.mayReadFiles || standby.files === null) return [];
+  const limit = standby.files.maxReplicationSlots ?? standby.maxReplicationSlots;
+  let free = limit - standby.files.folderCount + leaving;
+  const due: Stage[] = [];
+  for (const stage of wanted) {
+    if (!isDue(stage, input) || !mayTry(stageBackoffKey(stage.slot), memory)) continue;
+    if (!stage.again && free-- < 1) continue;
+    due.push(stage);
+  }
+  return due.slice(0, STAGED_AT_ONCE);
+}
+
+/** Whether it is not staged yet, or the file holds back WAL on the primary by now. */
+function isDue({ slot, source, again, guard }: Stage, input: PlanInput): boolean {
+  if (!again) return true;
+  const { primary, journal, memory } = input;
+  const provision = guard ? guardRecords(input).find(({ name }) => name === slot) : journal.slots.get(slot);
+  const folder = folderOf(slot, input);
+  const attempt = folder && attemptIn(folder, provision);
+  if (!attempt) return true;
+  const now = source === null ? primary.walLsn : slotNamed(primary.slots, source)?.restartLsn;
+  const behind = now ? bytesBetween(attempt.restartLsn, now) : 0;
+  if (source === null) return behind >= 4 * RENEW_BYTES;
+  return behind >= RENEW_BYTES || (behind > 0 && memory.now - attempt.at >= RENEW_MS);
+}
+
+function wantedStages(
+  input: PlanInput,
+  guarded: readonly { oid: number; name: string }[],
+  verdicts: ReadonlyMap<string, Verdict>,
+): Stage[] {
+  const { standby, chosen, journal } = input;
+  if (!usesFiles(input)) return [];
+  const stages: Stage[] = [];
+  if (!createsOnStandby(standby.serverVersionNum) && copiesSlots(standby.serverVersionNum)) {
+    let serial = journal.guardSerial;
+    for (const { oid, name } of guarded)
+      for (const guard of ["fresh", "low"] as const) {
+        const record = guard === "fresh" ? journal.guards[oid] : journal.lowGuards[oid];
+        if (record && slotNamed(standby.slots, record.name)) continue;
+        const slot = record?.name ?? guardName(journal.instanceId, oid, ++serial);
+        const again = record !== undefined && isStaged(slot, record, input);
+        stages.push({
+          kind: "stage",
+          slot,
+          database: name,
+          databaseOid: oid,
+          source: guardSource(input),
+          guard,
+          again,
+        });
+      }
+  }
+  for (const slot of chosen) {
+    if (!isStageable(slot, input) || slotNamed(standby.slots, slot.name)) continue;
+    if (!comesByFile(slot, input) && isFailoverReady(verdicts.get(slot.name)?.protection ?? "waiting"))
+      continue;
+    if (!comesByFile(slot, input) && !cannotComeBySql(verdicts.get(slot.name))) continue;
+    const record = journal.slots.get(slot.name);
+    const folder = folderOf(slot.name, input);
+    if (folder && !attemptIn(folder, record)) continue;
+    stages.push({
+      kind: "stage",
+      slot: slot.name,
+      database: slot.database,
+      databaseOid: slot.databaseOid,
+      source: slot.name,
+      guard: null,
+      again: folder !== undefined,
+    });
+  }
+  return stages;
+}
+
+/** On 16 and later, a slot that is behind everything that is kept here. */
+function cannotComeBySql(verdict: Verdict | undefined): boolean {
+  return verdict?.reason === "wal_or_rows_removed" || verdict?.reason === "restart_pending";
+}
+
+/**
+ * The primary's slot whose file a guard is made from: the one that has come furthest, for what is behind it is staged itself. Its
+ * database does not matter: positions and snapshots are the cluster's.
+ */
+function guardSource({ primary }: PlanInput): string | null {
+  let best: PrimarySlot | null = null;
+  for (const slot of primary.slots) {
+    if (slot.temporary || slot.twoPhase || slot.invalidation !== null || !isValidSlotName(slot.name))
+      continue;
+    if (slot.confirmedFlushLsn === null || slot.restartLsn === null) continue;
+    if (best === null || slot.restartLsn > (best.restartLsn ?? 0n)) best = slot;
+  }
+  return best?.name ?? null;
+}
+
+function isStageable(slot: PrimarySlot, { standby }: PlanInput): boolean {
+  return (
+    isValidSlotName(slot.name) &&
+    slot.invalidation === null &&
+    slot.confirmedFlushLsn !== null &&
+    slot.restartLsn !== null &&
+    standby.databases.some(({ oid }) => oid === slot.databaseOid)
+  );
+}
+
+/** Ours on disk that are not to be loaded: not chosen any more, another slot by now, or better made by SQL. */
+function planUnstages(input: PlanInput, wanted: ReadonlySet<string>): Action[] {
+  const { standby, journal, primary } = input;
+  const actions: Action[] = [];
+  for (const folder of standby.files?.folders ?? []) {
+    const { name } = folder;
+    if (wanted.has(name)) continue;
+    const record = journal.slots.get(name);
+    const ours = isGuardOf(name, journal.instanceId) || attemptIn(folder, record) !== undefined;
+    if (!ours || !isValidSlotName(name)) continue;
+    // missing on a new primary for a while: its own sidecar may still be making it
+    if (record && !record.obsolete && !slotNamed(primary.slots, name)) continue;
+    actions.push({
+      kind: "unstage",
+      slot: name,
+      database: record?.database ?? "",
+      databaseOid: record?.databaseOid ?? 0,
+      why: "it is not wanted any more",
+    });
+  }
+  return actions;
+}
+
+/** What a start has loaded and is not complete yet. */
+function planCompletions(input: PlanInput): Action[] {
+  const { standby, journal } = input;
+  const actions: Action[] = [];
+  for (const local of standby.slots) {
+    const slot = journal.slots.get(local.name);
+    const record = guardRecords(input).find(({ name }) => name === local.name) ?? slot;
+    if (!record || (slot === record && !isOurs(local, slot))) continue;
+    const provision = provisionOf(record, local);
+    const { origin } = provision;
+    if (origin === null || proofNow(provision, local, null, input).wal) continue;
+    if (!mayTry(completeBackoffKey(local.name), input.memory)) continue;
+    // I2 (e): with no snapshot anywhere, decoding is consistent once it has been through the slot's own beginning
+    if (standby.replayLsn < origin.confirmedFlushLsn) continue;
+    actions.push({
+      kind: "complete",
+      slot: local.name,
+      database: local.database,
+      databaseOid: local.databaseOid,
+      restart: origin.restartLsn,
+      upTo: maxLsn(standby.replayLsn, origin.confirmedFlushLsn),
+      snapshot: origin.snapshot === "kept",
+    });
+  }
+  return actions;
+}
+
+/** Names of the pins, and positions of the snapshots, that something staged or not yet proven still needs. */
+export function stillNeeded(journal: JournalState): { pins: Set<string>; snapshots: Lsn[] } {
+  const records: Provision[] = [...journal.slots.values(), ...guardRecords({ journal })];
+  const kept = records.flatMap(({ staged, origin, proof }) =>
+    origin !== null && !isProven(proof) ? [...staged, origin] : [...staged],
+  );
+  return {
+    pins: new Set(kept.flatMap(({ pin }) => pin ?? [])),
+    snapshots: kept.map(({ restartLsn }) => restartLsn),
+  };
+}

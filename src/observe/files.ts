@@ -1,0 +1,104 @@
+/** What the standby's data directory looks like: the slot folders that no slot in memory has, and how many the next start takes. */
+import { DataDirectoryError } from "../datadir/errors.ts";
+import { verifyDirectory } from "../datadir/identity.ts";
+import { nextStart, readSettings } from "../datadir/settings.ts";
+import { listSlotFolders } from "../datadir/slot-folders.ts";
+import type { FilesView, SlotFolder } from "../domain/observation.ts";
+import type { Reason } from "../domain/protection.ts";
+
+/** What the server says of itself, for comparison with the directory. */
+export interface ServerFacts {
+  systemIdentifier: string;
+  major: number;
+  startedEpochS: number;
+  port: number;
+  maxReplicationSlots: number;
+  walLevel: string;
+  /** Slots in memory. */
+  loaded: ReadonlySet<string>;
+}
+
+/** Settings files are read again after this time at the latest. */
+const SETTINGS_FOR_MS = 5_000;
+
+/** One data directory; what does not change between two looks is not read again. */
+export class DataDirectory {
+  readonly path: string;
+  #verified = "";
+  #settings: { at: number; maxReplicationSlots: number | null; walLevel: string | null } | null = null;
+
+  constructor(path: string) {
+    this.path = path;
+  }
+
+  /** Looks at it beside a running server. What is wrong with it is part of the answer; never throws for a file's sake. */
+  async look(server: ServerFacts): Promise<FilesView> {
+    try {
+      await this.#verify(server);
+      const { major, loaded } = server;
+      const folders = await listSlotFolders(this.path, major, { known: loaded });
+      const { maxReplicationSlots, walLevel } = await this.#nextStart(server);
+      const problem =
+        walLevel === "logical" || walLevel === null
+          ? null
+          : {
+              reason: "restart_pending" as const,
+              detail: `the settings in ${this.path} say wal_level = ${walLevel} for the next start, which a logical slot would keep from starting: set wal_level = logical`,
+            };
+      return {
+        problem,
+        folders: folders.filter(({ name }) => !loaded.has(name)).map(toFolder),
+        folderCount: folders.length,
+        maxReplicationSlots,
+      };
+    } catch (error) {
+      if (!(error instanceof DataDirectoryError)) throw error;
+      const reason: Reason = error.reason === "not_writable" ? "permission_denied" : "restart_pending";
+      return {
+        problem: { reason, detail: error.message },
+        folders: [],
+        folderCount: 0,
+        maxReplicationSlots: null,
+      };
+    }
+  }
+
+  /** The settings of recovery.conf, of which a server before 12 tells nothing. */
+  async recoverySettings(): Promise<{ primaryConninfo: string | null; primarySlotName: string | null }> {
+    const settings = await readSettings(this.path, 11);
+    return {
+      primaryConninfo: settings.get("primary_conninfo") ?? null,
+      primarySlotName: settings.get("primary_slot_name") ?? "",
+    };
+  }
+
+  async #verify({ systemIdentifier, major, startedEpochS, port }: ServerFacts): Promise<void> {
+    const server = `${systemIdentifier} ${major} ${startedEpochS} ${port}`;
+    if (this.#verified === server) return;
+    await verifyDirectory(this.path, {
+      systemIdentifier,
+      major,
+      server: { startEpochS: startedEpochS, port },
+    });
+    this.#verified = server;
+    this.#settings = null;
+  }
+
+  async #nextStart({ major, maxReplicationSlots, walLevel }: ServerFacts) {
+    if (this.#settings && Date.now() - this.#settings.at < SETTINGS_FOR_MS) return this.#settings;
+    const next = await nextStart(this.path, major, { maxReplicationSlots, walLevel });
+    this.#settings = { at: Date.now(), ...next };
+    return this.#settings;
+  }
+}
+
+function toFolder({ name, state }: Awaited<ReturnType<typeof listSlotFolders>>[number]): SlotFolder {
+  if (state === null || state.databaseOid === 0) return { name, state: null };
+  const { databaseOid, plugin, twoPhase, restartLsn, confirmedFlushLsn } = state;
+  return { name, state: { databaseOid, plugin, twoPhase, restartLsn, confirmedFlushLsn } };
+}
+
+/** The data directory at that path, or null where none is given. */
+export function directoryOf(path: string | null | undefined): DataDirectory | null {
+  return path ? new DataDirectory(path) : null;
+}
