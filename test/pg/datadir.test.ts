@@ -1,4 +1,5 @@
 import {
+  chmodSync,
   createReadStream,
   mkdirSync,
   readdirSync,
@@ -248,6 +249,29 @@ async function wal(primary: PgServer, standby: PgServer): Promise<void> {
   ).resolves.toBeUndefined();
 }
 
+/** The modes of a slot's folder and file, which belong to whom the directory belongs to. */
+function like({ dataDir }: PgServer, slot: string): number[] {
+  const { uid, gid } = statSync(dataDir);
+  return ["", "state"].map((name) => {
+    const found = statSync(join(dataDir, "pg_replslot", slot, name));
+    expect(found).toMatchObject({ uid, gid });
+    return found.mode & 0o777;
+  });
+}
+
+/** Stages what PostgreSQL would remove again. */
+async function temporarySlot(primary: PgServer, standby: PgServer): Promise<void> {
+  const session = await primary.connect();
+  try {
+    await session.query(
+      "select pg_catalog.pg_create_logical_replication_slot('temp1', 'test_decoding', true)",
+    );
+    await writeSlotFolder(standby.dataDir, "temp1", stateOf(primary, "temp1"), primary.major);
+  } finally {
+    await session.end();
+  }
+}
+
 async function stagedSlot({ major, primary, standby }: TestCluster): Promise<void> {
   await primary.query("create table t (id integer)");
   await createLogicalSlot(primary, "logical1");
@@ -262,11 +286,24 @@ async function stagedSlot({ major, primary, standby }: TestCluster): Promise<voi
   const [shown] = await slotsOf(primary);
   const restart = parseLsn(shown?.restart ?? "");
   await waitForReplay(primary, standby);
+  await expect(
+    writeSlotFolder(standby.dataDir, "logical1", state, major, {
+      // PostgreSQL would not start over an empty folder either, but it is not ours to take
+      beforeStep: (step) => {
+        if (step.startsWith("fsync"))
+          mkdirSync(join(standby.dataDir, "pg_replslot", "logical1"), { recursive: true });
+      },
+    }),
+  ).rejects.toThrow(DataDirectoryError);
+  rmSync(join(standby.dataDir, "pg_replslot", "logical1"), { recursive: true });
+  await removeLeftovers(standby.dataDir, ["logical1"]);
 
   const folder = join(standby.dataDir, "pg_replslot");
   await expect(writeSlotFolder(standby.dataDir, "logical2", state, major)).rejects.toThrow(/"logical1"/);
   await expect(writeSlotFolder(standby.dataDir, "../logical1", state, major)).rejects.toThrow(RangeError);
   await expect(writeSlotFolder(standby.dataDir, "logical1", state.subarray(1), major)).rejects.toThrow();
+  expect(readdirSync(folder)).toEqual([]);
+  await expect(temporarySlot(primary, standby)).rejects.toThrow(/is of a temporary slot/);
   expect(readdirSync(folder)).toEqual([]);
   await writeSlotFolder(standby.dataDir, "logical1", state, major);
   await expect(writeSlotFolder(standby.dataDir, "logical1", state, major)).rejects.toThrow(/exists already/);
@@ -281,23 +318,27 @@ async function stagedSlot({ major, primary, standby }: TestCluster): Promise<voi
     { ...listed, state: null },
   ]);
 
+  // as the server itself makes them, in a cluster of its account alone and in one that its group may read
+  expect(like(standby, "logical1")).toEqual([0o700, 0o600]);
+  await removeSlotFolder(standby.dataDir, "logical1");
+  chmodSync(standby.dataDir, 0o750);
+  const steps: string[] = [];
+  await writeSlotFolder(standby.dataDir, "logical1", state, major, {
+    beforeStep: (step) => {
+      steps.push(step.replace(`${folder}`, "").replace(standby.dataDir, ""));
+    },
+  });
+  expect(like(standby, "logical1")).toEqual([0o750, 0o640]);
+  // on the device before it has its name
+  expect(steps.slice(-5)).toEqual([
+    "write /logical1.tmp/state",
+    "fsync /logical1.tmp/state",
+    "fsync /logical1.tmp",
+    "rename /logical1.tmp",
+    "fsync ",
+  ]);
   await standby.restart();
   expect(await slotsOf(standby)).toEqual([shown]);
-  // what we made is as what the server makes
-  const saved = statSync(join(folder, "logical1", "state"));
-  for (const [path, kind] of [
-    ["logical1", 0o040000],
-    ["logical1/state", 0o100000],
-  ] as const) {
-    const { uid, gid, mode } = statSync(join(folder, path));
-    expect({ uid, gid, mode }).toEqual({
-      uid: statSync(folder).uid,
-      gid: statSync(folder).gid,
-      mode: kind | (kind === 0o040000 ? statSync(folder).mode & 0o777 : 0o600),
-    });
-  }
-  expect(saved.size).toBe(state.length);
-
   const snapshot = readFileSync(join(primary.dataDir, "pg_logical", "snapshots", snapshotFileName(restart)));
   const target = join(standby.dataDir, "pg_logical", "snapshots", snapshotFileName(restart));
   expect(await hasSnapshot(standby.dataDir, restart, major)).toBe(false);
