@@ -29,7 +29,11 @@ export interface Config {
   readonly standby: { readonly conn: ConnInfo; readonly dataDirectory?: string; readonly name?: string };
   /** Without a connection of its own, the standby's primary_conninfo is used. */
   readonly primary: { readonly conn?: ConnInfo };
-  readonly slots: { readonly include: readonly Selector[]; readonly exclude: readonly Selector[] };
+  readonly slots: {
+    readonly include: readonly Selector[];
+    readonly exclude: readonly Selector[];
+    readonly provision: "sql" | "file" | "auto";
+  };
   readonly stateDirectory: string;
   readonly nap: { readonly minMs: number; readonly maxMs: number };
   readonly log: {
@@ -41,6 +45,14 @@ export interface Config {
   readonly guards: { readonly databases: "auto" | readonly string[] };
   readonly advance: { readonly duty: number };
   readonly finish: { readonly connections: number };
+  /** With the mode "window" there is a schedule, with any but "never" a command. */
+  readonly restart: {
+    readonly mode: "never" | "window" | "immediate";
+    readonly schedule?: string;
+    readonly windowMinutes: number;
+    readonly command?: readonly string[];
+    readonly timeoutMs: number;
+  };
   readonly audit: { readonly schedule?: string };
 }
 
@@ -251,6 +263,8 @@ function readText(key: ConfigKey, text: string, source: string, problems: Config
       const value = parseYaml(text, source, problems, key.path)?.value;
       return isRecord(value) ? [value] : value;
     },
+    // text that is no list stays text, and is refused for it
+    arguments: () => (/^\s*(\[|-\s)/.test(text) ? parseYaml(text, source, problems, key.path)?.value : text),
   };
   return readers[key.form]();
 }
@@ -353,6 +367,15 @@ function problemsOfIssue(issue: z.core.$ZodIssue, given: ReadonlyMap<string, Giv
       fix: didYouMean(suggest(name, SELECTOR_KEYS), `there are ${SELECTOR_KEYS.join(", ")}`),
     }));
   }
+  if (key.form === "arguments") {
+    // its value is not shown: an argument may be a token or a password
+    const asList = 'write it as a list, such as ["pg_ctl", "restart", "-D", "/data"]';
+    const fix =
+      part.length > 0 ? "give a text, in quotes" : typeof value === "string" ? asList : `give ${key.expects}`;
+    const problem =
+      part.length > 0 && typeof value === "string" ? "empty, or not valid" : WHAT_IS_WRONG[issue.code];
+    return [{ ...common, problem: problem ?? "not valid", fix }];
+  }
   const empty = isRecord(value) && Object.keys(value).length === 0;
   // said already: its conditions are all unknown ones
   if (issue.code === "custom" && isRecord(value) && !empty) return [];
@@ -377,6 +400,25 @@ function crossCheck(given: ReadonlyMap<string, Given>, wrong: ReadonlySet<string
     return wrong.has(path) || typeof value !== "number" ? undefined : value;
   };
   const problems: ConfigProblem[] = [];
+  const textAt = (path: string): unknown =>
+    wrong.has(path) ? undefined : (given.get(path)?.value ?? KEY_OF_PATH.get(path)?.default);
+  /** The choice that was written at `path` needs a value at another key. */
+  const needs = (path: string, required: string) => {
+    const written = given.get(path);
+    const other = KEY_OF_PATH.get(required);
+    if (!written || !other || given.has(required) || wrong.has(required)) return;
+    problems.push({
+      key: path,
+      source: written.source([]),
+      value: show(path, written.value),
+      problem: `it needs ${required}, which is not set`,
+      fix: `give ${other.expects} as ${required} or ${other.env}`,
+    });
+  };
+  const mode = textAt("restart.mode");
+  if (mode === "window") needs("restart.mode", "restart.schedule");
+  if (mode === "window" || mode === "immediate") needs("restart.mode", "restart.command");
+  if (textAt("slots.provision") === "file") needs("slots.provision", "standby.data_directory");
   const atLeast = (upper: string, lower: string, strictly: boolean) => {
     const [high, low] = [numberAt(upper), numberAt(lower)];
     if (high === undefined || low === undefined || (strictly ? high > low : high >= low)) return;
@@ -455,7 +497,7 @@ export function loadConfig({ file, env, flags = {} }: ConfigSources): LoadedConf
         problems.push(problem);
     }
   }
-  problems.push(...crossCheck(given, wrong));
+  problems.push(...crossCheck(given, new Set([...wrong, ...blamed])));
   const standbyConn = readDsn("standby.dsn", given, env, problems);
   const primaryConn = readDsn("primary.dsn", given, env, problems);
   if (problems.length > 0 || !parsed.success || standbyConn === undefined) throw new ConfigError(problems);
@@ -463,6 +505,7 @@ export function loadConfig({ file, env, flags = {} }: ConfigSources): LoadedConf
   const raw = parsed.data;
   const listen = raw.http.listen === undefined ? undefined : parseListen(raw.http.listen);
   const { data_directory: dataDirectory, name } = raw.standby;
+  const { schedule, command } = raw.restart;
   const config: Config = {
     standby: {
       conn: standbyConn,
@@ -470,7 +513,11 @@ export function loadConfig({ file, env, flags = {} }: ConfigSources): LoadedConf
       ...(name !== undefined && { name }),
     },
     primary: primaryConn === undefined ? {} : { conn: primaryConn },
-    slots: { include: raw.slots.include.map(toSelector), exclude: raw.slots.exclude.map(toSelector) },
+    slots: {
+      include: raw.slots.include.map(toSelector),
+      exclude: raw.slots.exclude.map(toSelector),
+      provision: raw.slots.provision,
+    },
     stateDirectory: path.resolve(raw.state_directory),
     nap: { minMs: raw.nap.min_ms, maxMs: raw.nap.max_ms },
     log: raw.log,
@@ -483,6 +530,13 @@ export function loadConfig({ file, env, flags = {} }: ConfigSources): LoadedConf
     guards: raw.guards,
     advance: raw.advance,
     finish: raw.finish,
+    restart: {
+      mode: raw.restart.mode,
+      ...(schedule !== undefined && { schedule }),
+      windowMinutes: raw.restart.window_minutes,
+      ...(command !== undefined && { command }),
+      timeoutMs: raw.restart.timeout_ms,
+    },
     audit: raw.audit.schedule === undefined ? {} : { schedule: raw.audit.schedule },
   };
   const warnings =

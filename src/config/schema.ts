@@ -4,7 +4,7 @@ import { validate as validateCron } from "node-cron";
 import * as z from "zod";
 
 /** How a key's value is written where only text can be: in the environment and on the command line. */
-export type TextForm = "text" | "number" | "listen" | "databases" | "selectors";
+export type TextForm = "text" | "number" | "listen" | "databases" | "selectors" | "arguments";
 
 interface KeyWords {
   readonly description: string;
@@ -87,6 +87,8 @@ const primary = z.strictObject({
   }),
 });
 
+const PROVISIONS = ["sql", "file", "auto"] as const;
+
 const slots = z.strictObject({
   include: key(selectors, {
     description:
@@ -98,6 +100,11 @@ const slots = z.strictObject({
     description: "Slots that are none although a rule of slots.include matches them.",
     expects: SELECTOR_LIST,
     form: "selectors",
+  }),
+  provision: key(z.enum(PROVISIONS).default("auto"), {
+    description:
+      "How failover slots come to the standby on 16. sql: they are copied from the guard. file: the primary's state file is staged, and takes effect at the standby's next start. auto: sql, and the file for a slot that sql cannot protect, when standby.data_directory is set and restart.mode is not never. 11 to 15 always use the file.",
+    expects: `one of ${PROVISIONS.join(", ")}`,
   }),
 });
 
@@ -201,21 +208,70 @@ const finish = z.strictObject({
   }),
 });
 
-const audit = z.strictObject({
-  schedule: key(
+const RESTART_MODES = ["never", "window", "immediate"] as const;
+
+const cronExpression = z.string().refine((text) => validateCron(text), { abort: true });
+
+const restart = z.strictObject({
+  mode: key(z.enum(RESTART_MODES).default("never"), {
+    description:
+      "Who restarts the standby when slots were staged that only its next start takes in. never: the operator; the status says restart_pending. window: the sidecar, at most once per window of restart.schedule. immediate: the sidecar, as soon as all that is pending is staged.",
+    expects: `one of ${RESTART_MODES.join(", ")}`,
+  }),
+  schedule: key(cronExpression.optional(), {
+    description:
+      "When a window opens in which the standby may be restarted, as a cron expression in local time. Required when restart.mode is window.",
+    expects:
+      'a cron expression of five or six fields, such as "30 3 * * 0" for half past three in the morning of every Sunday',
+  }),
+  window_minutes: key(z.int().min(1).max(1440).default(60), {
+    description: "How long the window stays open, in minutes.",
+    expects: "a whole number of minutes from 1 to 1440",
+    form: "number",
+  }),
+  command: key(
     z
-      .string()
-      .refine((text) => validateCron(text), { abort: true })
+      .array(z.string().regex(/^[^\0]+$/))
+      .min(1)
+      .max(100)
       .optional(),
     {
       description:
-        "When to log one line that says whether this standby is ready, as a cron expression in local time. At the level error when it is not. Default: never.",
-      expects: 'a cron expression of five or six fields, such as "0 6 * * *" for six in the morning',
+        "What restarts the standby: a program and its arguments, as a list. No shell reads it. It inherits the environment, without PGPASSWORD and our own variables. Required when restart.mode is not never.",
+      expects:
+        'a list of 1 to 100 texts, the program and its arguments, such as ["pg_ctl", "restart", "-D", "/data"]',
+      form: "arguments",
     },
   ),
+  timeout_ms: key(wholeMs(1_000, 3_600_000).default(300_000), {
+    description: "After this many milliseconds restart.command is ended and counts as failed.",
+    expects: "a whole number of milliseconds from 1000 to 3600000",
+    form: "number",
+  }),
 });
 
-const SECTIONS = { standby, primary, slots, nap, log, http, timeouts, guards, advance, finish, audit };
+const audit = z.strictObject({
+  schedule: key(cronExpression.optional(), {
+    description:
+      "When to log one line that says whether this standby is ready, as a cron expression in local time. At the level error when it is not. Default: never.",
+    expects: 'a cron expression of five or six fields, such as "0 6 * * *" for six in the morning',
+  }),
+});
+
+const SECTIONS = {
+  standby,
+  primary,
+  slots,
+  nap,
+  log,
+  http,
+  timeouts,
+  guards,
+  advance,
+  finish,
+  restart,
+  audit,
+};
 
 const TOP_LEVEL = {
   state_directory: key(z.string().min(1).default("/var/lib/pg-slotsync"), {
@@ -236,6 +292,7 @@ const SECTION_DESCRIPTIONS: Readonly<Record<keyof typeof SECTIONS, string>> = {
   guards: "The guard slots.",
   advance: "The cost of keeping slots current.",
   finish: "The work at a promotion.",
+  restart: "Restarts of the standby, for slots that only its next start takes in.",
   audit: "The readiness line at set times.",
 };
 
@@ -251,6 +308,7 @@ export const configSchema = z.strictObject({
   guards: guards.prefault({}).meta({ description: SECTION_DESCRIPTIONS.guards }),
   advance: advance.prefault({}).meta({ description: SECTION_DESCRIPTIONS.advance }),
   finish: finish.prefault({}).meta({ description: SECTION_DESCRIPTIONS.finish }),
+  restart: restart.prefault({}).meta({ description: SECTION_DESCRIPTIONS.restart }),
   audit: audit.prefault({}).meta({ description: SECTION_DESCRIPTIONS.audit }),
 });
 

@@ -50,7 +50,7 @@ describe("a configuration is read into its parts", () => {
     expect(config).toEqual({
       standby: { conn: expect.objectContaining({ host: "db2", user: "slotsync", database: "postgres" }) },
       primary: {},
-      slots: { include: [], exclude: [] },
+      slots: { include: [], exclude: [], provision: "auto" },
       stateDirectory: "/var/lib/pg-slotsync",
       nap: { minMs: 200, maxMs: 30_000 },
       log: { level: "info", format: "json" },
@@ -59,6 +59,7 @@ describe("a configuration is read into its parts", () => {
       guards: { databases: "auto" },
       advance: { duty: 0.05 },
       finish: { connections: 4 },
+      restart: { mode: "never", windowMinutes: 60, timeoutMs: 300_000 },
       audit: {},
     });
     expect(warnings).toEqual([expect.stringContaining("slots.include is empty")]);
@@ -71,6 +72,7 @@ primary: {dsn: "postgresql://u:p@db1/x"}
 slots:
   include: [{name: a, name_like: "a%", plugin: pgoutput, database: shop}]
   exclude: [{name: b}]
+  provision: file
 state_directory: /state
 nap: {min_ms: 10, max_ms: 10}
 log: {level: debug, format: pretty}
@@ -79,6 +81,8 @@ timeouts: {connect_ms: 100, statement_ms: 200, answer_ms: 300}
 guards: {databases: [shop]}
 advance: {duty: 0.5}
 finish: {connections: 32}
+restart: {mode: window, schedule: "30 3 * * 0", window_minutes: 1440, command: [pg_ctl, restart], timeout_ms: 1000}
+audit: {schedule: "0 6 * * *"}
 `);
     expect(warnings).toEqual([]);
     expect(config).toMatchObject({
@@ -87,6 +91,7 @@ finish: {connections: 32}
       slots: {
         include: [{ name: "a", nameLike: "a%", plugin: "pgoutput", database: "shop" }],
         exclude: [{ name: "b" }],
+        provision: "file",
       },
       stateDirectory: "/state",
       nap: { minMs: 10, maxMs: 10 },
@@ -96,6 +101,14 @@ finish: {connections: 32}
       guards: { databases: ["shop"] },
       advance: { duty: 0.5 },
       finish: { connections: 32 },
+      restart: {
+        mode: "window",
+        schedule: "30 3 * * 0",
+        windowMinutes: 1440,
+        command: ["pg_ctl", "restart"],
+        timeoutMs: 1_000,
+      },
+      audit: { schedule: "0 6 * * *" },
     });
   });
 
@@ -146,6 +159,7 @@ describe("every key is also a variable", () => {
       listen: "9287",
       databases: "shop,crm",
       selectors: "name=a",
+      arguments: '["pg_ctl", "restart"]',
     };
     const text = {
       "log.level": "warn",
@@ -153,6 +167,9 @@ describe("every key is also a variable", () => {
       "standby.dsn": DSN,
       "primary.dsn": DSN,
       "audit.schedule": "0 6 * * *",
+      "restart.schedule": "30 3 * * 0",
+      "restart.mode": "never",
+      "slots.provision": "sql",
     }[key.path];
     expect(() => loadEnv({ [name]: text ?? example[key.form] ?? "" })).not.toThrow();
     expect(problemsOf(() => loadEnv({ [name]: key.form === "text" ? "=\0=" : "{" })).length).toBe(
@@ -280,6 +297,75 @@ advance: {duty: 2}
   ])("%s", (_, yaml, expected) => {
     const problems = problemsOf(() => load(`standby: {dsn: "${DSN}"}\n${yaml}`));
     expect(problems).toEqual([expect.stringContaining(expected)]);
+  });
+
+  it.each<[string, string, string[]]>([
+    [
+      "a window that never opens, and nothing to run in it",
+      "restart: {mode: window}",
+      [
+        'restart.mode (slotsync.yaml line 2) = "window": it needs restart.schedule, which is not set; give a cron',
+        'restart.mode (slotsync.yaml line 2) = "window": it needs restart.command, which is not set; give a list',
+      ],
+    ],
+    [
+      "restarts without a command",
+      'restart: {mode: immediate, schedule: "0 6 * * *"}',
+      ["or SLOTSYNC_RESTART_COMMAND"],
+    ],
+    [
+      "a command for a shell",
+      'restart: {mode: immediate, command: "pg_ctl restart --token=hunter2"}',
+      [
+        'restart.command (slotsync.yaml line 2): not the right kind of value; write it as a list, such as ["pg_ctl"',
+      ],
+    ],
+    [
+      "no command at all",
+      "restart: {mode: immediate, command: []}",
+      ["restart.command (slotsync.yaml line 2): too small; give a list of 1 to 100"],
+    ],
+    [
+      "an argument that is a number",
+      "restart: {command: [sleep, 5]}",
+      ["restart.command[1] (slotsync.yaml line 2): not the right kind of value; give a text, in quotes"],
+    ],
+    ["an empty argument", 'restart: {command: [""]}', ["restart.command[0] (slotsync.yaml line 2): empty"]],
+    [
+      "an argument that no program can be given",
+      'restart: {command: [a, "hunter2\\0"]}',
+      ["restart.command[1] (slotsync.yaml line 2): empty, or not valid"],
+    ],
+    [
+      "a time that is none",
+      "restart: {schedule: sundays}",
+      ['restart.schedule (slotsync.yaml line 2) = "sun'],
+    ],
+    ["a window too long", "restart: {window_minutes: 1441}", ["from 1 to 1440"]],
+    [
+      "a file without a place",
+      "slots: {provision: file}",
+      ['slots.provision (slotsync.yaml line 2) = "file": it needs standby.data_directory, which is not set'],
+    ],
+    // the reason why it is not set was told already
+    ["an unreadable schedule", "restart: {mode: window, schedule: x, command: [a]}", ["restart.schedule"]],
+  ])("restarts: %s", (_, yaml, expected) => {
+    const problems = problemsOf(() => load(`standby: {dsn: "${DSN}"}\n${yaml}`));
+    expect(problems).toEqual(expected.map((text) => expect.stringContaining(text)));
+    expect(problems.join()).not.toContain("hunter2");
+  });
+
+  it("the restart command in the environment is a list, or refused", () => {
+    const command = (text: string) => loadEnv({ SLOTSYNC_RESTART_COMMAND: text }).restart.command;
+    expect(command('["pg_ctl","restart","a b"]')).toEqual(["pg_ctl", "restart", "a b"]);
+    expect(command("- pg_ctl\n- restart")).toEqual(["pg_ctl", "restart"]);
+    expect(problemsOf(() => command("pg_ctl restart"))).toEqual([
+      expect.stringContaining(
+        "restart.command (SLOTSYNC_RESTART_COMMAND): not the right kind of value; write",
+      ),
+    ]);
+    const unreadable = { SLOTSYNC_RESTART_MODE: "immediate", SLOTSYNC_RESTART_COMMAND: "[pg_ctl" };
+    expect(problemsOf(() => loadEnv(unreadable))).toEqual([expect.stringContaining("not valid YAML")]);
   });
 
   it("in the short form of the selectors", () => {
@@ -421,12 +507,16 @@ describe("what is shipped in config/ says the same as the code", () => {
   });
 
   it("the example has every key, and is accepted with those that are commented out too", () => {
-    const uncommented = example.replace(/^( *)# (?=(data_directory|name|dsn|listen|schedule): )/gm, "$1");
+    const uncommented = example.replace(
+      /^( *)# (?=(data_directory|name|dsn|listen|schedule|command): )/gm,
+      "$1",
+    );
     const { config } = load(uncommented);
     expect(config).toMatchObject({
       standby: { name: "db2", dataDirectory: expect.any(String) },
       primary: { conn: { host: "db1" } },
       http: { listen: { port: 9287 } },
+      restart: { mode: "never", schedule: "30 3 * * 0", command: expect.arrayContaining(["pg_ctl"]) },
       audit: { schedule: "0 6 * * *" },
     });
     for (const key of CONFIG_KEYS) {
