@@ -228,7 +228,14 @@ describe("a damaged or foreign state file is refused, and nothing else is thrown
       for (let length = 0; length < bytes.length; length++) {
         expect(() => parseSlotState(bytes.subarray(0, length), major)).toThrow(SlotStateError);
       }
-      expect(() => parseSlotState(Buffer.concat([bytes, Buffer.alloc(8)]), major)).toThrow(SlotStateError);
+      const longer = Buffer.concat([bytes, Buffer.alloc(8)]);
+      expect(() => parseSlotState(longer, major)).toThrow(SlotStateError);
+      expect(() =>
+        parseSlotState(
+          resealed(longer, () => {}),
+          major,
+        ),
+      ).toThrow(`${longer.length} bytes with a length of ${bytes.length - 16}`);
     }
   });
 
@@ -435,6 +442,11 @@ describe("a rewritten state file differs in what was asked for, and is what Post
     expect(rewritten.subarray(120, 129)).toEqual(Buffer.alloc(9));
     expect(parseSlotState(rewritten, 14)).toEqual({ ...state, twoPhase: false, twoPhaseAt: null });
     expect(rewriteSlotState(fixture(13).bytes, 13, { twoPhase: false })).toEqual(fixture(13).bytes);
+  });
+
+  test("a byte order mark is a part of the plugin's name", () => {
+    const rewritten = rewriteSlotState(fixture(16).bytes, 16, { plugin: "\ufeffplugin" });
+    expect(parseSlotState(rewritten, 16).plugin).toBe("\ufeffplugin");
   });
 
   test("a shorter name or plugin leaves nothing of the longer one behind", () => {
