@@ -37,7 +37,9 @@ export interface Feedback {
 export function feedbackNow({ primary, standby, journal }: Seen): Feedback | null {
   if (!standby.hotStandbyFeedback || (primary.physicalSlot?.catalogXmin ?? null) === null) return null;
   const { feedbackSince: since, feedbackXid: xid, feedbackSession: session } = journal;
-  if (since !== null && xid !== null && session === standby.feedbackSession)
+  // without a walreceiver nothing reaches the primary, and what it holds stays; the next one begins anew
+  const goesOn = session === standby.feedbackSession || !standby.streaming;
+  if (since !== null && xid !== null && session !== null && goesOn)
     return { since, xid, session, kept: true };
   return {
     since: primary.walLsn,

@@ -25,7 +25,7 @@ const SETTINGS_FOR_MS = 5_000;
 export class DataDirectory {
   readonly path: string;
   #verified = "";
-  #settings: { at: number; maxReplicationSlots: number | null; walLevel: string | null } | null = null;
+  #settings: ({ at: number } & Awaited<ReturnType<typeof nextStart>>) | null = null;
 
   constructor(path: string) {
     this.path = path;
@@ -37,14 +37,8 @@ export class DataDirectory {
       await this.#verify(server);
       const { major, loaded } = server;
       const folders = await listSlotFolders(this.path, major, { known: loaded });
-      const { maxReplicationSlots, walLevel } = await this.#nextStart(server);
-      const problem =
-        walLevel === "logical" || walLevel === null
-          ? null
-          : {
-              reason: "restart_pending" as const,
-              detail: `the settings in ${this.path} say wal_level = ${walLevel} for the next start, which a logical slot would keep from starting: set wal_level = logical`,
-            };
+      const { maxReplicationSlots, walLevel, hotStandby } = await this.#nextStart(server);
+      const problem = whyNotOver(this.path, major, walLevel, hotStandby);
       return {
         problem,
         folders: folders.filter(({ name }) => !loaded.has(name)).map(toFolder),
@@ -96,6 +90,17 @@ function toFolder({ name, state }: Awaited<ReturnType<typeof listSlotFolders>>[n
   if (state === null || state.databaseOid === 0) return { name, state: null };
   const { databaseOid, plugin, twoPhase, restartLsn, confirmedFlushLsn } = state;
   return { name, state: { databaseOid, plugin, twoPhase, restartLsn, confirmedFlushLsn } };
+}
+
+/** I11: with these settings a server does not start over a logical slot. */
+function whyNotOver(path: string, major: number, walLevel: string | null, hotStandby: boolean | null) {
+  const refused = (setting: string, needed: string) => ({
+    reason: "restart_pending" as const,
+    detail: `the settings in ${path} say ${setting} for the next start, over which PostgreSQL ${major} does not start with a logical slot: set ${needed} there, then it is staged`,
+  });
+  if (walLevel !== "logical" && walLevel !== null)
+    return refused(`wal_level = ${walLevel}`, "wal_level = logical");
+  return major >= 16 && hotStandby === false ? refused("hot_standby = off", "hot_standby = on") : null;
 }
 
 /** The data directory at that path, or null where none is given. */

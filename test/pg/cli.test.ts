@@ -48,6 +48,8 @@ async function runUntilReady(config: CliConfig, primary: PgServer): Promise<Runn
   const running = startCli(["run", "-c", config.file]);
   await running.logged(/cycle \d+: 1 (waiting \(wal_or_rows_removed\)|guarded|synced)/);
   await confirmAll(primary, "app");
+  // the sidecar's own word: check, which looks for itself, may know it first
+  await running.logged(/cycle \d+: 1 (guarded|synced)"/);
   await untilReady(config);
   return running;
 }
