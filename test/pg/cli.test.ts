@@ -49,7 +49,7 @@ async function runUntilReady(config: CliConfig, primary: PgServer): Promise<Runn
   await running.logged(/cycle \d+: 1 (waiting \(wal_or_rows_removed\)|guarded|synced)/);
   await confirmAll(primary, "app");
   // the sidecar's own word: check, which looks for itself, may know it first
-  await running.logged(/cycle \d+: 1 (guarded|synced)"/);
+  await running.logged(/cycle \d+: 1 (guarded|synced)$/);
   await untilReady(config);
   return running;
 }
