@@ -8,6 +8,7 @@ import { type FileHandle, mkdtemp, open, rm } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { StringDecoder } from "node:string_decoder";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 
 const KILL_AFTER_MS = 5_000;
@@ -69,11 +70,15 @@ export async function runRestartCommand(
 function ended(child: ChildProcess, timeoutMs: number, signal: AbortSignal): Promise<CommandResult> {
   return new Promise((resolve, reject) => {
     let timedOut = false;
+    let killed = false;
     let killing: NodeJS.Timeout | undefined;
     const timer = setTimeout(() => {
       timedOut = true;
       signalGroup(child, "SIGTERM");
-      killing = setTimeout(() => signalGroup(child, "SIGKILL"), KILL_AFTER_MS);
+      killing = setTimeout(() => {
+        killed = true;
+        signalGroup(child, "SIGKILL");
+      }, KILL_AFTER_MS);
     }, timeoutMs);
     const leave = () => {
       // once we have begun to end it we see to the end
@@ -86,31 +91,32 @@ function ended(child: ChildProcess, timeoutMs: number, signal: AbortSignal): Pro
     const settle = () => {
       clearTimeout(timer);
       signal.removeEventListener("abort", leave);
-      if (killing === undefined) return;
-      clearTimeout(killing);
-      // the program has gone; what it started may have ignored the first signal
-      signalGroup(child, "SIGKILL");
     };
     child.once("error", (error) => {
       settle();
       reject(error);
     });
     // "exit", not "close": the latter waits for everybody who has the output open
-    child.once("exit", (code, by) => {
+    child.once("exit", async (code, by) => {
       settle();
+      // what the command started may need its time too: before 12, pg_ctl leaves the server in its own group
+      while (killing !== undefined && !killed && signalGroup(child, 0)) await sleep(LOOK_EVERY_MS);
+      clearTimeout(killing);
       resolve({ code, signal: by, timedOut });
     });
   });
 }
 
-function signalGroup(child: ChildProcess, name: NodeJS.Signals): void {
-  if (child.pid === undefined) return;
+/** Tells whether somebody is left in the group. */
+function signalGroup(child: ChildProcess, name: NodeJS.Signals | 0): boolean {
+  if (child.pid === undefined) return false;
   try {
-    process.kill(-child.pid, name);
+    return process.kill(-child.pid, name);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     // gone, or (macOS) only unreaped ones are left of it, or they run as somebody else
     if (code !== "ESRCH" && code !== "EPERM") throw error;
+    return false;
   }
 }
 

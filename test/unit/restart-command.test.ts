@@ -117,6 +117,18 @@ test("a command that takes too long is ended, with what it started", async () =>
   await gone(pid);
 });
 
+test("after a timeout what the command started has time to end too", async () => {
+  const file = fileFor("orderly");
+  const orderly =
+    "process.on('SIGTERM', () => setTimeout(() => { console.log('ended'); process.exit() }, 1000)); console.log('up'); setInterval(() => {}, 1000)";
+  const { lines, result } = run(`${leaving(file, orderly)} setInterval(() => {}, 1000)`, {
+    timeoutMs: 1_500,
+  });
+  await pidIn(file);
+  expect(await result).toEqual({ code: null, signal: "SIGTERM", timedOut: true });
+  expect(lines).toEqual(["restart: up", "restart: ended"]);
+}, 20_000);
+
 test("a command that will not end is killed five seconds later", async () => {
   const file = fileFor("stubborn");
   const deaf = `process.on('SIGTERM', () => {}); ${LIVE}`;
