@@ -2,7 +2,7 @@
 import { answer } from "../domain/assess.ts";
 import type { Protection } from "../domain/protection.ts";
 import { isFailoverReady } from "../domain/protection.ts";
-import type { SlotStatus, Status } from "../domain/status.ts";
+import type { RestartStatus, SlotStatus, Status } from "../domain/status.ts";
 import type { LockHolder } from "../journal/lock.ts";
 import { formatFinish } from "./format-finish.ts";
 import { type Cell, formatAge, formatBytes, type Paint, printable, type Style, table } from "./terminal.ts";
@@ -44,6 +44,8 @@ export function formatStatus(shown: Shown, now: number, paint: Paint): string {
     parts.push(`\n${formatSlots(status.slots, now, paint)}`);
   if (status.problems.length > 0)
     parts.push("\n", ...status.problems.map((problem) => formatProblem(problem, paint)));
+  if (status.role === "standby" && status.restart !== null)
+    parts.push(`\n${formatRestart(status.restart, now)}`);
   if (status.guards.length > 0) parts.push(`\n${formatGuards(status, paint)}`);
   parts.push(`\n${formatSidecar(shown.sidecar, now)}\n`);
   if (status.role === "primary" && status.finish !== null)
@@ -83,6 +85,27 @@ function slotRow(slot: SlotStatus, now: number): Cell[] {
 function formatProblem({ severity, code, message }: Status["problems"][number], paint: Paint): string {
   const word = severity === "stop" ? paint("red", "problem") : paint("yellow", "warning");
   return `${word} ${printable(`(${code}): ${message}`)}\n`;
+}
+
+/** What a restart would bring, and how the last one went. */
+function formatRestart({ slots, guards, last }: RestartStatus, now: number): string {
+  const lines: string[] = [];
+  if (slots + guards > 0)
+    lines.push(
+      `restart_pending: one restart of this standby would add ${count(slots, "slot")}${guards > 0 ? ` and ${count(guards, "guard")}` : ""} (see restart.mode)\n`,
+    );
+  if (last !== null)
+    lines.push(
+      printable(
+        `last restart: ${formatAge(now - last.at)} ago, ${last.outcome}${last.detail ? ` (${last.detail})` : ""}`,
+      ),
+      "\n",
+    );
+  return lines.join("");
+}
+
+function count(number: number, what: string): string {
+  return `${number} ${what}${number === 1 ? "" : "s"}`;
 }
 
 function formatGuards({ guards }: Status, paint: Paint): string {

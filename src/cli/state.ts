@@ -5,7 +5,7 @@ import type { Config } from "../config/load.ts";
 import type { Status } from "../domain/status.ts";
 import { acquireLock, type Lock } from "../journal/lock.ts";
 import { type Journal, openJournal } from "../journal/store.ts";
-import { applicationNameOf, policyOf, selectionOf } from "../sync/from-config.ts";
+import { applicationNameOf, policyOf, restartOptionsOf, selectionOf } from "../sync/from-config.ts";
 import { Sidecar } from "../sync/sidecar.ts";
 
 export interface HeldState {
@@ -59,6 +59,7 @@ export function buildSidecar({ config, command, journal, log, signal, onStatus }
     primaryConn: config.primary.conn ?? null,
     dataDirectory: config.standby.dataDirectory ?? null,
     stateDirectory: config.stateDirectory,
+    restart: command === "run" ? restartOptionsOf(config) : null,
     finishConnections: config.finish.connections,
     applicationName: applicationNameOf(command),
     journal,

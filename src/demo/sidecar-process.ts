@@ -74,7 +74,7 @@ export class SidecarProcess {
   async status(standbySlots: readonly StandbySlot[]): Promise<Status | null> {
     this.mustRun();
     const journal = await readJournal(this.#stateDirectory);
-    return journal && buildStatus(journal, { slots: standbySlots }, [], "journal");
+    return journal && buildStatus(journal, { slots: standbySlots, files: null }, [], "journal");
   }
 
   /** Runs `slotsync check`: its exit code and its answer. */

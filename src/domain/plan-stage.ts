@@ -7,7 +7,7 @@ import { copiesSlots, createsOnStandby } from "./capability.ts";
 import type { GuardRecord, JournalState, Provision, Staged } from "./journal.ts";
 import { bytesBetween, type Lsn, maxLsn } from "./lsn.ts";
 import { guardName, isGuardOf, isValidSlotName } from "./names.ts";
-import type { SlotFolder } from "./observation.ts";
+import type { SlotFolder, StandbyView } from "./observation.ts";
 import { isOurs } from "./ownership.ts";
 import type { PlanInput } from "./plan.ts";
 import { completeBackoffKey, mayTry, stageBackoffKey } from "./plan-guard.ts";
@@ -21,6 +21,12 @@ const RENEW_BYTES = 16 * 1024 * 1024;
 const RENEW_MS = 60_000;
 /** So many slot folders a cycle: each is written durably. */
 const STAGED_AT_ONCE = 50;
+
+/** What says whether something is staged. */
+interface Seen {
+  journal: JournalState;
+  standby: Pick<StandbyView, "files">;
+}
 
 /** Whether slots may come to this standby by their files. */
 export function usesFiles({ standby, policy }: PlanInput): boolean {
@@ -73,7 +79,7 @@ function whyNothingIsStaged({ primary, standby }: PlanInput) {
   return null;
 }
 
-function folderOf(name: string, { standby }: PlanInput): SlotFolder | undefined {
+function folderOf(name: string, { standby }: Seen): SlotFolder | undefined {
   return standby.files?.folders.find((folder) => folder.name === name);
 }
 
@@ -88,13 +94,13 @@ export function attemptIn(folder: SlotFolder, provision: Provision | undefined):
   );
 }
 
-function isStaged(name: string, provision: Provision | undefined, input: PlanInput): boolean {
+function isStaged(name: string, provision: Provision | undefined, input: Seen): boolean {
   const folder = folderOf(name, input);
   return folder !== undefined && attemptIn(folder, provision) !== undefined;
 }
 
 /** Names that the next start would add. */
-export function stagedNames(input: PlanInput): string[] {
+export function stagedNames(input: Seen): string[] {
   const { journal } = input;
   const known = [
     ...[...journal.slots.values()].filter(({ name }) => isStaged(name, journal.slots.get(name), input)),

@@ -3,8 +3,10 @@ import type { FinishReport } from "./finish.ts";
 import type { JournalState, SlotRecord } from "./journal.ts";
 import { bytesBetween, formatLsn, type Lsn } from "./lsn.ts";
 import type { StandbyView } from "./observation.ts";
+import { stagedNames } from "./plan-stage.ts";
 import { anyStop, type Problem } from "./prerequisites.ts";
 import { isFailoverReady, type Protection, type Reason } from "./protection.ts";
+import type { RestartRecord } from "./restart.ts";
 import type { StandbySlot } from "./slot.ts";
 
 export type Role = "standby" | "promoting" | "primary";
@@ -34,6 +36,14 @@ interface GuardStatus {
   confirmedFlushLsn: string | null;
 }
 
+export interface RestartStatus {
+  /** Failover slots that are staged and not loaded. */
+  slots: number;
+  /** The same of guards. */
+  guards: number;
+  last: RestartRecord | null;
+}
+
 export interface Status {
   role: Role;
   /** True when a failover to this node now would lose no change for any subscriber. */
@@ -47,6 +57,8 @@ export interface Status {
   problems: Problem[];
   slots: SlotStatus[];
   guards: GuardStatus[];
+  /** What one restart of the standby would add, and the last one that was asked for; null when there is neither. */
+  restart: RestartStatus | null;
   /** How the last promotion went, or null. */
   finish: FinishReport | null;
 }
@@ -54,7 +66,7 @@ export interface Status {
 /** A status from a journal that has just recorded an observation; `standby` is null when it could not be looked at. */
 export function buildStatus(
   journal: JournalState,
-  standby: Pick<StandbyView, "slots"> | null,
+  standby: Pick<StandbyView, "slots" | "files"> | null,
   problems: readonly Problem[],
   source: Status["source"],
 ): Status {
@@ -79,8 +91,19 @@ export function buildStatus(
       name,
       confirmedFlushLsn: usablePosition(locals.get(name)),
     })),
+    restart: restartStatus(journal, standby),
     finish: journal.finish,
   };
+}
+
+function restartStatus(
+  journal: JournalState,
+  standby: Pick<StandbyView, "files"> | null,
+): RestartStatus | null {
+  const staged = standby === null ? [] : stagedNames({ journal, standby });
+  const slots = staged.filter((name) => journal.slots.has(name)).length;
+  if (staged.length === 0 && journal.restart === null) return null;
+  return { slots, guards: staged.length - slots, last: journal.restart };
 }
 
 function usablePosition(guard: StandbySlot | undefined): string | null {

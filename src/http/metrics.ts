@@ -64,7 +64,7 @@ function addNode(status: Status, add: AddGauge): void {
   );
 }
 
-function addSlots({ slots, guards }: Status, add: AddGauge): void {
+function addSlots({ slots, guards, restart }: Status, add: AddGauge): void {
   const of = ({ name, database }: { name: string; database: string }) => ({ slot: name, database });
   add("slots", "Failover slots by how they are protected on this standby.", [
     ...PROTECTIONS.map((protection): Sample => [{ protection }, 0]),
@@ -80,6 +80,9 @@ function addSlots({ slots, guards }: Status, add: AddGauge): void {
     "WAL between the slot's position on the primary and here; missing while there is no slot here.",
     slots.flatMap((slot): Sample[] => (slot.lagBytes === null ? [] : [[of(slot), slot.lagBytes]])),
   );
+  add("restart_pending_slots", "Failover slots that the next restart of this standby would add.", [
+    [{}, restart?.slots ?? 0],
+  ]);
   add("guards", "Guard slots on this standby.", [[{}, guards.length]]);
 }
 

@@ -6,6 +6,7 @@
  * Everything that decides is under src/domain and never awaits; everything that touches a slot carries its own recovery condition.
  */
 
+import { isFileAction } from "../domain/action.ts";
 import { noteIntents, noteObservation, noteProblems } from "../domain/journal-update.ts";
 import { judge } from "../domain/judge.ts";
 import { anyStop } from "../domain/prerequisites.ts";
@@ -54,6 +55,7 @@ export async function runCycle(sidecar: Sidecar): Promise<CycleResult> {
 
   if (!anyStop(problems)) sidecar.memory.spend(plan.budgetMs, plan.rests);
   const again = await sidecar.act(actions);
+  sidecar.considerRestart(plan.staged, again || actions.some(isFileAction));
   await sidecar.tidy();
   sidecar.report(buildStatus(sidecar.journal, look.view, problems, "live"));
   const busy =

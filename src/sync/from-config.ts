@@ -3,7 +3,9 @@ import { hostname } from "node:os";
 import type { Config } from "../config/load.ts";
 import type { Selection } from "../domain/judge.ts";
 import type { Policy } from "../domain/plan.ts";
+import { RestartWindow } from "../restart/window.ts";
 import type { LinkOptions } from "./links.ts";
+import type { RestartOptions } from "./restart.ts";
 
 /** The selectors. */
 export function selectionOf(config: Config): Selection {
@@ -43,4 +45,13 @@ export function linkOptionsOf(
   onWarning: (warning: string) => void,
 ): LinkOptions {
   return { applicationName: applicationNameOf(command), timeouts: config.timeouts, signal, onWarning };
+}
+
+/** How the standby may be restarted; null for never. Only a sidecar that stays does it. */
+export function restartOptionsOf({ restart }: Config): RestartOptions | null {
+  const { mode, schedule, windowMinutes, command, timeoutMs } = restart;
+  if (mode === "never" || command === undefined) return null;
+  const window =
+    mode === "window" && schedule !== undefined ? new RestartWindow(schedule, windowMinutes, Date.now) : null;
+  return { policy: { mode }, window, command, timeoutMs };
 }

@@ -33,6 +33,8 @@ const PROMOTING_PULSE_MS = 10;
 const SLOW_PROMOTION_PULSE_MS = 100;
 /** A sign that was none: the standby goes on streaming for so long after it. */
 const FALSE_SIGN_MS = 5_000;
+/** How often the standby is looked for while it is being restarted. */
+const RESTART_PULSE_MS = 250;
 /** How often a primary is asked whether it has become a standby. */
 const PRIMARY_PULSE_MS = 2_000;
 
@@ -64,7 +66,9 @@ export async function runLoop(sidecar: Sidecar): Promise<void> {
           "standby_unreachable",
           `the standby cannot be worked on: ${describeError(error)}`,
         );
-        await sleep(retryDelay(failures, Math.random()), signal);
+        // a standby that we restart ourselves is back soon
+        const back = sidecar.restarts?.running ?? false;
+        await sleep(back ? RESTART_PULSE_MS : retryDelay(failures, Math.random()), signal);
       }
     }
   } finally {

@@ -30,6 +30,7 @@ import type { ConnInfo } from "../pg/conninfo.ts";
 import { LOG_STANDBY_SNAPSHOT } from "../pg/sql.ts";
 import { PrimaryLink, StandbyLink, type Timeouts } from "./links.ts";
 import { CycleMemory } from "./memory.ts";
+import { RestartKeeper, type RestartOptions } from "./restart.ts";
 
 export interface SidecarOptions {
   selection: Selection;
@@ -43,6 +44,8 @@ export interface SidecarOptions {
   dataDirectory: string | null;
   /** The journal's folder, where snapshots of what is staged are kept beside it. */
   stateDirectory: string;
+  /** How the standby may be restarted for what is staged; null for never. */
+  restart: RestartOptions | null;
   /** Sessions per database that the finishing step may open. */
   finishConnections: number;
   applicationName: string;
@@ -63,6 +66,7 @@ export class Sidecar {
   readonly standby: StandbyLink;
   readonly primary: PrimaryLink;
   readonly directory: DataDirectory | null;
+  readonly restarts: RestartKeeper | null;
   readonly #pins: PinKeeper;
   readonly #snapshots: SnapshotStore;
   applier: Applier;
@@ -98,6 +102,7 @@ export class Sidecar {
     };
     this.standby = new StandbyLink(options.standbyConn, link, true);
     this.primary = new PrimaryLink(options.primaryConn, options.standbyConn.database ?? "postgres", link);
+    this.restarts = options.restart && new RestartKeeper(options.restart);
     this.directory = directoryOf(options.dataDirectory);
     this.#pins = new PinKeeper(this.#openPrimary, this.journal.instanceId, options.now());
     this.#snapshots = new SnapshotStore(options.stateDirectory);
@@ -140,6 +145,11 @@ export class Sidecar {
     const { pins, snapshots } = stillNeeded(this.journal);
     await this.#pins.keepOnly(pins);
     await this.#snapshots.keepOnly(snapshots);
+  }
+
+  /** Restarts the standby for what is staged, when that is allowed now; `busy` while more is being staged. */
+  considerRestart(staged: readonly string[], busy: boolean): void {
+    this.restarts?.consider(this, staged, busy || this.applier.filesBusy);
   }
 
   /** Looks at the standby and its data directory. Throws what the session throws. */
@@ -204,6 +214,7 @@ export class Sidecar {
   }
 
   async close(): Promise<void> {
+    this.restarts?.close();
     await this.applier.close();
     await this.#pins.close();
     await Promise.all([this.primary.close(), this.standby.close()]);

@@ -65,6 +65,7 @@ const sidecar = new Sidecar({
   timeouts: { connectMs: 2_000, statementMs: 10_000, answerMs: 12_000 },
   primaryConn: null,
   stateDirectory,
+  restart: null,
   finishConnections: 1,
   applicationName: `pg-slotsync test ${process.pid}`,
   log: pino(pino.destination(2)),

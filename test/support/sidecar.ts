@@ -69,6 +69,7 @@ export async function startSidecar(
     primaryConn: null,
     dataDirectory: watchDataDirectory ? standby.dataDir : null,
     stateDirectory,
+    restart: null,
     finishConnections: 4,
     applicationName: `pg-slotsync test ${process.pid}`,
     log: pino({ level: "debug" }, { write: (line: string) => log.push(line.trim()) }),

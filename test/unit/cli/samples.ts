@@ -30,6 +30,7 @@ export function aStatus(more: Partial<Status> = {}): Status {
     problems: [],
     slots: [],
     guards: [],
+    restart: null,
     finish: null,
     ...more,
   };
