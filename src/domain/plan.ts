@@ -81,8 +81,8 @@ export interface Plan {
   rests: Map<string, number>;
   /** Slots whose disappearance from the primary is not believed yet. */
   spared: Set<string>;
-  /** What the next start of the standby would add. */
-  staged: string[];
+  /** What is staged and waits for a restart: guards, and slots that nothing else protects. */
+  awaitingRestart: string[];
 }
 
 /** After the primary's timeline changed, how long a slot may be missing there before ours is dropped: its own sidecar may still be at work. */
@@ -103,7 +103,7 @@ export function plan(input: PlanInput): Plan {
     budgetMs: memory.budgetMs,
     rests: new Map(),
     spared: new Set(),
-    staged: [],
+    awaitingRestart: [],
   };
   // I8: on a server that is no standby nothing is planned
   if (!standby.inRecovery) return result;
@@ -138,13 +138,16 @@ function planFilesToo(input: PlanInput, result: Plan): void {
   const files = planFiles(input, databasesOf(input), result.verdicts);
   result.actions.push(...files);
   const staged = new Set(stagedNames(input));
-  result.staged = [...staged];
   // on 16 and later, what is behind everything that is kept here, and will be here after a restart all the same
   for (const slot of input.chosen) {
     if (!staged.has(slot.name) || comesByFile(slot, input)) continue;
     if (result.verdicts.get(slot.name)?.reason === "wal_or_rows_removed")
       result.verdicts.set(slot.name, untilRestart(slot, input));
   }
+  result.awaitingRestart = [...staged].filter(
+    (name) =>
+      isGuardOf(name, input.journal.instanceId) || result.verdicts.get(name)?.reason === "restart_pending",
+  );
 }
 
 /** Each database in which slots are to be made needs a working copy for it, here and after a promotion. */

@@ -91,7 +91,11 @@ export function standbyProblems(standby: StandbyView, journal: JournalState, now
       ),
     );
   if (standby.files?.problem) problems.push(warning("data_directory_unusable", standby.files.problem.detail));
-  else if (standby.files === null && !createsOnStandby(standby.serverVersionNum))
+  else if (
+    standby.files === null &&
+    standby.serverVersionNum >= OLDEST_SUPPORTED &&
+    !createsOnStandby(standby.serverVersionNum)
+  )
     problems.push(
       warning(
         "data_directory_unset",

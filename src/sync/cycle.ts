@@ -55,7 +55,7 @@ export async function runCycle(sidecar: Sidecar): Promise<CycleResult> {
 
   if (!anyStop(problems)) sidecar.memory.spend(plan.budgetMs, plan.rests);
   const again = await sidecar.act(actions);
-  sidecar.considerRestart(plan.staged, again || actions.some(isFileAction));
+  sidecar.considerRestart(plan.awaitingRestart, again || actions.some(isFileAction));
   await sidecar.tidy();
   sidecar.report(buildStatus(sidecar.journal, look.view, problems, "live"));
   const busy =

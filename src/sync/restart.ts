@@ -22,8 +22,10 @@ export interface RestartOptions {
   timeoutMs: number;
 }
 
-/** A command that could not be started, or another sidecar's restart, is waited out so long. */
+/** A command that could not be started is tried again after this time, … */
 const TRY_AGAIN_MS = 30_000;
+/** … and the lock that another sidecar has, after this. */
+const LOCK_AGAIN_MS = 3_000;
 /** How often it is seen whether the standby is back. */
 const BACK_PULSE_MS = 250;
 
@@ -70,7 +72,7 @@ export class RestartKeeper {
   async #restart(sidecar: Sidecar, names: string[], window: number | null): Promise<void> {
     const session = await this.#lock(sidecar);
     if (session === null) {
-      this.#notBefore = sidecar.now() + TRY_AGAIN_MS;
+      this.#notBefore = sidecar.now() + LOCK_AGAIN_MS;
       return;
     }
     try {

@@ -1,8 +1,7 @@
 import { accessSync, constants, statfsSync } from "node:fs";
 import os from "node:os";
-import { ensureServerBinaries } from "../../src/sandbox/binaries.ts";
+import { availableMajors, ensureServerBinaries } from "../../src/sandbox/binaries.ts";
 import { removeAbandoned } from "../../src/sandbox/workspace.ts";
-import { testedMajors } from "./majors.ts";
 import { cleanTemplates } from "./template.ts";
 
 /** Before all tests with real servers: fetch the binaries, remove what killed runs left. */
@@ -11,7 +10,8 @@ export async function setup(): Promise<void> {
   process.env.PG_SLOTSYNC_WORK ??= memoryFolder();
   removeAbandoned();
   await cleanTemplates();
-  for (const major of testedMajors()) {
+  // of all majors: the tests that choose theirs by themselves must not download within their own time
+  for (const major of availableMajors()) {
     await ensureServerBinaries(major, { onProgress: (message) => process.stderr.write(`${message}\n`) });
   }
 }

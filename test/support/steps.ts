@@ -19,6 +19,20 @@ export async function syncSlots(sidecar: TestSidecar, primary: PgServer, ...name
   for (const name of names) await sidecar.untilSlot(name, "synced");
 }
 
+/** Waits until the files of the slots lie where the standby's next start loads them; those of the guards come before them. */
+export async function untilStaged(sidecar: TestSidecar, ...names: string[]): Promise<Status> {
+  return sidecar.until(`${names.join(", ")} to be staged`, ({ slots }) =>
+    names.every((name) =>
+      slots.some(
+        (slot) =>
+          slot.name === name &&
+          slot.reason === "restart_pending" &&
+          slot.detail?.startsWith("its file is staged"),
+      ),
+    ),
+  );
+}
+
 /** Waits until the slot stands so, for that reason. */
 export async function untilReason(sidecar: TestSidecar, name: string, reason: string): Promise<void> {
   await sidecar.until(`slot "${name}" to be ${reason}`, ({ slots }) =>

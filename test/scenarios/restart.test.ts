@@ -1,0 +1,121 @@
+/** Restarts of the standby by the operator's command. */
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { describe, expect, onTestFinished, test } from "vitest";
+import type { PgServer } from "../../src/sandbox/server.ts";
+import type { RestartOptions } from "../../src/sync/restart.ts";
+import { startCluster } from "../support/cluster-fixture.ts";
+import { createLogicalSlot } from "../support/consumer.ts";
+import { startSidecar } from "../support/sidecar.ts";
+import { eventually } from "../support/wait.ts";
+
+/** What restarts a standby, as a call over HTTP: the argument list, and how often it was called. */
+async function restarter(work: () => Promise<void>): Promise<{ command: string[]; calls: number }> {
+  const state = { command: [] as string[], calls: 0 };
+  const server = createServer((_request, response) => {
+    state.calls += 1;
+    work().then(
+      () => response.end("restarted"),
+      () => response.writeHead(500).end("failed"),
+    );
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  onTestFinished(() => void server.close());
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/restart`;
+  const script = `fetch(${JSON.stringify(url)}).then((r) => { console.log("answer", r.status); process.exitCode = r.ok ? 0 : 1; })`;
+  state.command = [process.execPath, "-e", script];
+  return state;
+}
+
+function options(command: readonly string[], more: Partial<RestartOptions> = {}): RestartOptions {
+  return { policy: { mode: "immediate" }, window: null, command, timeoutMs: 20_000, ...more };
+}
+
+const nap = { minMs: 100, maxMs: 500 };
+const file = { guardDatabases: "auto", duty: 0.05, provision: "auto", restarts: true } as const;
+
+async function startedAt(server: PgServer): Promise<string> {
+  const [row] = await server.query<{ at: string }>(
+    "select pg_catalog.pg_postmaster_start_time()::text as at",
+  );
+  return row?.at ?? "";
+}
+
+describe("restart.mode immediate", () => {
+  test("one restart serves all slots that are staged, and none is needed for later ones (12 to 15)", async () => {
+    const { primary, standby } = await startCluster({ major: 13 });
+    for (const name of ["one", "two", "three"]) await createLogicalSlot(primary, name);
+    const restart = await restarter(() => standby.restart());
+    const sidecar = await startSidecar(standby, { nap, policy: file, restart: options(restart.command) });
+    await sidecar.until(
+      "all three to be synced",
+      ({ slots }) => slots.length === 3 && slots.every(({ protection }) => protection === "synced"),
+    );
+    expect(restart.calls).toBe(1);
+    expect(sidecar.status?.restart?.last).toMatchObject({ outcome: "done" });
+    expect(sidecar.log.join("\n")).toContain("restart: answer 200");
+
+    const since = await startedAt(standby);
+    await createLogicalSlot(primary, "late");
+    await sidecar.untilSlot("late", "guarded");
+    await sidecar.until("the late one's file to be staged", ({ restart: status }) => status?.slots === 1);
+    const cycles = sidecar.history.length;
+    await eventually(() => sidecar.history.length > cycles + 3, { what: "a few more cycles" });
+    expect(restart.calls).toBe(1);
+    expect(await startedAt(standby)).toBe(since);
+  });
+
+  test("a restart that did not help is not repeated for the same slots, and the status says how it went", async () => {
+    const { primary, standby } = await startCluster({ major: 15 });
+    await createLogicalSlot(primary, "app");
+    const restart = await restarter(() => Promise.reject(new Error("no")));
+    const sidecar = await startSidecar(standby, { nap, policy: file, restart: options(restart.command) });
+    await sidecar.until("the failed restart", ({ restart: status }) => status?.last?.outcome === "failed");
+    const cycles = sidecar.history.length;
+    await eventually(() => sidecar.history.length > cycles + 3, { what: "a few more cycles" });
+    expect(restart.calls).toBe(1);
+    expect(sidecar.status?.restart).toMatchObject({
+      slots: 1,
+      last: { detail: "it ended with exit code 1" },
+    });
+    expect(sidecar.status?.slots[0]).toMatchObject({ reason: "restart_pending" });
+  });
+
+  test("two sidecars of one primary do not restart their standbys at the same time", async () => {
+    const cluster = await startCluster({ major: 14, standbys: 2 });
+    const { primary, standbys } = cluster;
+    await createLogicalSlot(primary, "app");
+    let under = 0;
+    let most = 0;
+    const sidecars = await Promise.all(
+      standbys.map(async (standby) => {
+        const restart = await restarter(async () => {
+          under += 1;
+          most = Math.max(most, under);
+          await standby.restart();
+          under -= 1;
+        });
+        return startSidecar(standby, { nap, policy: file, restart: options(restart.command) });
+      }),
+    );
+    for (const sidecar of sidecars)
+      await sidecar.until("the slot to be synced", ({ slots }) => slots[0]?.protection === "synced", 60_000);
+    expect(most).toBe(1);
+  });
+});
+
+describe("restart.mode never", () => {
+  test("nothing is restarted, and the status says what one restart would add", async () => {
+    const { primary, standby } = await startCluster({ major: 12 });
+    await createLogicalSlot(primary, "app");
+    const since = await startedAt(standby);
+    const sidecar = await startSidecar(standby, { nap });
+    await sidecar.until(
+      "the slot to be staged",
+      ({ restart }) => restart?.slots === 1 && restart.guards === 2,
+    );
+    expect(sidecar.status?.slots[0]).toMatchObject({ protection: "waiting", reason: "restart_pending" });
+    expect(sidecar.status?.ready).toBe(false);
+    expect(await startedAt(standby)).toBe(since);
+  });
+});
