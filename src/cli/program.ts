@@ -9,7 +9,9 @@ import { CommandError, EXIT } from "./exit.ts";
 import { addFinish } from "./finish.ts";
 import { type Output, standardOutput } from "./output.ts";
 import { addRun } from "./run.ts";
+import { addSeed } from "./seed.ts";
 import { addSettings } from "./settings.ts";
+import { addStage, addUnstage } from "./stage.ts";
 import { addStatus } from "./status.ts";
 import { addSync } from "./sync.ts";
 import { ownVersion } from "./version.ts";
@@ -38,6 +40,10 @@ const OTHER_WORDS = new Map(
     failover: "finish",
     switchover: "finish",
     report: "finish",
+    prepare: "stage",
+    provision: "stage",
+    bootstrap: "seed",
+    init: "seed",
   }),
 );
 
@@ -96,6 +102,9 @@ Examples:
   addStatus(program, output, setExit);
   addCheck(program, output, setExit);
   addFinish(program, output, setExit);
+  addStage(program, output, setExit);
+  addUnstage(program, output, setExit);
+  addSeed(program, output, setExit);
   addDemo(program, setExit);
   return program;
 }

@@ -133,12 +133,13 @@ function explainLock(error: unknown): never {
 }
 
 /** Runs cycles until what they started has ended and nothing more comes of them. */
-async function settle(
+export async function settle(
   sidecar: Sidecar,
   latest: { status: Status | null },
   timeoutMs: number,
   napMs: number,
   log: Logger,
+  only?: (action: Action) => boolean,
 ): Promise<void> {
   const { signal } = sidecar.options;
   await afterPredecessor(() => sidecar.standby.control(), signal);
@@ -150,7 +151,7 @@ async function settle(
   for (;;) {
     // what ends in the course of a cycle is seen by the next one
     const underWay = isUnderWay(sidecar);
-    const result = await runCycle(sidecar);
+    const result = await runCycle(sidecar, only);
     if (result.kind === "promoted") throw notAStandby();
     if (latest.status && settling.isSettled(latest.status, result.changed, underWay || isUnderWay(sidecar)))
       return;

@@ -15,7 +15,7 @@ import {
   take,
   whyHopeless,
 } from "./plan-guard.ts";
-import { comesByFile, untilRestart } from "./plan-stage.ts";
+import { comesByFile, folderConflict, untilRestart } from "./plan-stage.ts";
 import { proofNow, provisionOf } from "./proof.ts";
 import { blocked, GUARDED, SYNCED, type Verdict, waiting } from "./protection.ts";
 import { type PrimarySlot, type StandbySlot, slotNamed } from "./slot.ts";
@@ -50,9 +50,14 @@ export function decideSlot(
   const unfit = whyUnfit(slot, database, input);
   if (unfit) return unfit;
   const placed = slot as Placed;
-  return comesByFile(slot, input)
+  const decision = comesByFile(slot, input)
     ? decideUnloaded(placed, database as DatabaseState, input, headroom)
     : decideMissing(placed, database as DatabaseState, input, headroom);
+  const conflict = folderConflict(slot.name, input);
+  // a slot of ours that is just being made has its folder before it is shown
+  if (!conflict || input.memory.busyDatabases.has(slot.databaseOid)) return decision;
+  const { create: _, ...rest } = decision;
+  return { ...rest, verdict: conflict };
 }
 
 /** For a slot that will come by its file, with the next start of this standby: until then a guard may protect it. */

@@ -7,7 +7,7 @@ import { copiesSlots, createsOnStandby } from "./capability.ts";
 import type { GuardRecord, JournalState, Provision, Staged } from "./journal.ts";
 import { bytesBetween, type Lsn, maxLsn } from "./lsn.ts";
 import { guardName, isGuardOf, isValidSlotName } from "./names.ts";
-import type { SlotFolder, StandbyView } from "./observation.ts";
+import type { FilesView, SlotFolder, StandbyView } from "./observation.ts";
 import { isOurs } from "./ownership.ts";
 import type { PlanInput } from "./plan.ts";
 import { completeBackoffKey, mayTry, stageBackoffKey } from "./plan-guard.ts";
@@ -49,17 +49,36 @@ export function untilRestart(slot: PrimarySlot, input: PlanInput): Verdict {
   if (failure) return waiting(failure.reason, failure.detail);
   const problem = whyNothingIsStaged(input);
   if (problem) return waiting(problem.reason, problem.detail);
-  if (folderOf(slot.name, input) && !isStaged(slot.name, journal.slots.get(slot.name), input))
+  const conflict = folderConflict(slot.name, input);
+  if (conflict) return conflict;
+  if (isStaged(slot.name, journal.slots.get(slot.name), input))
     return waiting(
-      "name_conflict",
-      `the standby's data directory has a folder pg_replslot/${slot.name} that is not loaded and that the journal does not know: remove it there`,
+      "restart_pending",
+      `its file is staged: the next start of this standby loads it (PostgreSQL ${Math.floor(standby.serverVersionNum / 10_000)} loads slots at no other time)`,
     );
-  return isStaged(slot.name, journal.slots.get(slot.name), input)
-    ? waiting(
-        "restart_pending",
-        `its file is staged: the next start of this standby loads it (PostgreSQL ${Math.floor(standby.serverVersionNum / 10_000)} loads slots at no other time)`,
-      )
-    : waiting("restart_pending", "its file is about to be staged for the next start of this standby");
+  if (standby.files !== null && standby.files.folderCount >= folderLimit(standby.files, standby))
+    return waiting(
+      "too_many_slots",
+      `the next start of this standby takes ${folderLimit(standby.files, standby)} replication slots (max_replication_slots), and as many are there or staged; with one more it would not start: raise it there and restart it`,
+    );
+  return waiting("restart_pending", "its file is about to be staged for the next start of this standby");
+}
+
+/**
+ * A folder in the slot's place that is not ours: it would be loaded in its stead, and after a promotion it stands in the way of making
+ * the slot out of a guard.
+ */
+export function folderConflict(name: string, input: Pick<PlanInput, "journal" | "standby">): Verdict | null {
+  if (!folderOf(name, input) || isStaged(name, input.journal.slots.get(name), input)) return null;
+  return waiting(
+    "name_conflict",
+    `the standby's data directory has a folder pg_replslot/${name} that is not loaded and that the journal does not know: remove it there`,
+  );
+}
+
+/** So many slot folders does the next start take. */
+function folderLimit(files: FilesView, standby: StandbyView): number {
+  return files.maxReplicationSlots ?? standby.maxReplicationSlots;
 }
 
 function whyNothingIsStaged({ primary, standby }: PlanInput) {
@@ -120,21 +139,48 @@ export function planFiles(
   verdicts: ReadonlyMap<string, Verdict>,
 ): Action[] {
   const { memory, standby } = input;
-  if (memory.filesBusy || standby.files === null || standby.files.problem !== null) return [];
+  if (memory.filesBusy || standby.files === null) return [];
+  // I11: over what is staged the next start would fail for this problem; a directory that is not the standby's shows no folders
+  if (standby.files.problem !== null) return planUnstages(input, new Set());
   const wanted = wantedStages(input, guarded, verdicts);
   const names = new Set(wanted.map(({ slot }) => slot));
-  const unstages = planUnstages(input, names);
-  return [...planCompletions(input), ...unstages, ...withinLimit(wanted, unstages.length, input)];
+  const unwanted = planUnstages(input, names);
+  const surplus = planSurplus(wanted, unwanted.length, standby.files, input);
+  const unstages = [...unwanted, ...surplus];
+  const leaving = new Set(unstages.map(({ slot }) => slot));
+  const stages = wanted.filter(({ slot }) => !leaving.has(slot));
+  return [...planCompletions(input), ...unstages, ...withinLimit(stages, unstages.length, input)];
+}
+
+/** I11: what is staged beyond the limit, which has been lowered since or used up by others. Guards go last, for they serve many. */
+function planSurplus(
+  wanted: readonly Stage[],
+  leaving: number,
+  files: FilesView,
+  { standby }: PlanInput,
+): Unstage[] {
+  const over = files.folderCount - leaving - folderLimit(files, standby);
+  if (over <= 0) return [];
+  return wanted
+    .filter(({ again }) => again)
+    .slice(-over)
+    .map(({ slot, database, databaseOid }) => ({
+      kind: "unstage",
+      slot,
+      database,
+      databaseOid,
+      why: "max_replication_slots has no room for it at the next start",
+    }));
 }
 
 type Stage = Extract<Action, { kind: "stage" }>;
+type Unstage = Extract<Action, { kind: "unstage" }>;
 
 /** I11: never more folders than the next start takes. What is replaced takes no more room; guards come first, for they serve many. */
 function withinLimit(wanted: readonly Stage[], leaving: number, input: PlanInput): Stage[] {
   const { standby, memory, primary } = input;
   if (!primary.mayReadFiles || standby.files === null) return [];
-  const limit = standby.files.maxReplicationSlots ?? standby.maxReplicationSlots;
-  let free = limit - standby.files.folderCount + leaving;
+  let free = folderLimit(standby.files, standby) - standby.files.folderCount + leaving;
   const due: Stage[] = [];
   for (const stage of wanted) {
     if (!isDue(stage, input) || !mayTry(stageBackoffKey(stage.slot), memory)) continue;
@@ -237,9 +283,10 @@ function isStageable(slot: PrimarySlot, { standby }: PlanInput): boolean {
 }
 
 /** Ours on disk that are not to be loaded: not chosen any more, another slot by now, or better made by SQL. */
-function planUnstages(input: PlanInput, wanted: ReadonlySet<string>): Action[] {
+function planUnstages(input: PlanInput, wanted: ReadonlySet<string>): Unstage[] {
   const { standby, journal, primary } = input;
-  const actions: Action[] = [];
+  const problem = standby.files?.problem ?? null;
+  const actions: Unstage[] = [];
   for (const folder of standby.files?.folders ?? []) {
     const { name } = folder;
     if (wanted.has(name)) continue;
@@ -247,13 +294,14 @@ function planUnstages(input: PlanInput, wanted: ReadonlySet<string>): Action[] {
     const ours = isGuardOf(name, journal.instanceId) || attemptIn(folder, record) !== undefined;
     if (!ours || !isValidSlotName(name)) continue;
     // missing on a new primary for a while: its own sidecar may still be making it
-    if (record && !record.obsolete && !slotNamed(primary.slots, name)) continue;
+    const spared = record && !record.obsolete && !slotNamed(primary.slots, name);
+    if (spared && problem === null) continue;
     actions.push({
       kind: "unstage",
       slot: name,
       database: record?.database ?? "",
       databaseOid: record?.databaseOid ?? 0,
-      why: "it is not wanted any more",
+      why: problem === null ? "it is not wanted any more" : problem.detail,
     });
   }
   return actions;

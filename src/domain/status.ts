@@ -41,6 +41,8 @@ export interface RestartStatus {
   slots: number;
   /** The same of guards. */
   guards: number;
+  /** The names of both. */
+  staged: string[];
   last: RestartRecord | null;
 }
 
@@ -103,7 +105,7 @@ function restartStatus(
   const staged = standby === null ? [] : stagedNames({ journal, standby });
   const slots = staged.filter((name) => journal.slots.has(name)).length;
   if (staged.length === 0 && journal.restart === null) return null;
-  return { slots, guards: staged.length - slots, last: journal.restart };
+  return { slots, guards: staged.length - slots, staged, last: journal.restart };
 }
 
 function usablePosition(guard: StandbySlot | undefined): string | null {

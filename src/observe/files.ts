@@ -57,6 +57,18 @@ export class DataDirectory {
     }
   }
 
+  /** The same for a server that is stopped; `loaded` are the slots that it had. Throws DataDirectoryError. */
+  async lookStopped(major: number, loaded: ReadonlySet<string>): Promise<FilesView> {
+    const folders = await listSlotFolders(this.path, major);
+    const { maxReplicationSlots, walLevel, hotStandby } = await nextStart(this.path, major, null);
+    return {
+      problem: whyNotOver(this.path, major, walLevel, hotStandby),
+      folders: folders.filter(({ name }) => !loaded.has(name)).map(toFolder),
+      folderCount: folders.length,
+      maxReplicationSlots,
+    };
+  }
+
   /** The settings of recovery.conf, of which a server before 12 tells nothing. */
   async recoverySettings(): Promise<{ primaryConninfo: string | null; primarySlotName: string | null }> {
     const settings = await readSettings(this.path, 11);

@@ -107,8 +107,7 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        pg_catalog.current_setting('port')::pg_catalog.int4 AS port,
        (SELECT rolsuper OR rolreplication FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) CURRENT_USER) AS may_replicate;
 SELECT ${slotColumns(serverVersionNum)}, ${IN_OWN_USE} FROM pg_catalog.pg_replication_slots;
-SELECT oid::pg_catalog.text AS oid, datname::pg_catalog.text AS name
-  FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY oid`;
+${LIST_DATABASES}`;
 }
 
 /** The short questions asked during a nap: is the standby one still, and has the primary written WAL? NULL when it is none any more. */
@@ -245,3 +244,11 @@ export const SHOW_STATEMENT_TIMEOUT = "SELECT pg_catalog.current_setting('statem
 
 /** $1 ms. */
 export const SET_STATEMENT_TIMEOUT = "SELECT pg_catalog.set_config('statement_timeout', $1, false)";
+
+/** The databases of a server, for a standby of it that cannot be asked. */
+export const LIST_DATABASES = `
+SELECT oid::pg_catalog.text AS oid, datname::pg_catalog.text AS name
+  FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY oid`;
+
+export const WAL_SEGMENT_BYTES = `
+SELECT setting AS bytes FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) 'wal_segment_size'`;

@@ -6,7 +6,7 @@
  * Everything that decides is under src/domain and never awaits; everything that touches a slot carries its own recovery condition.
  */
 
-import { isFileAction } from "../domain/action.ts";
+import { type Action, isFileAction } from "../domain/action.ts";
 import { noteIntents, noteObservation, noteProblems } from "../domain/journal-update.ts";
 import { judge } from "../domain/judge.ts";
 import { anyStop } from "../domain/prerequisites.ts";
@@ -18,8 +18,11 @@ import type { Sidecar } from "./sidecar.ts";
 /** `again`: slots were made or dropped, so how they stand is not what was told. */
 export type CycleResult = { kind: "promoted" } | { kind: "synced"; changed: boolean; again: boolean };
 
-/** Runs one cycle. Throws when a server does not answer or the journal cannot be written: then nothing has been done. */
-export async function runCycle(sidecar: Sidecar): Promise<CycleResult> {
+/** Runs one cycle, doing what `only` lets through. Throws when a server does not answer or the journal cannot be written: then nothing has been done. */
+export async function runCycle(
+  sidecar: Sidecar,
+  only: (action: Action) => boolean = () => true,
+): Promise<CycleResult> {
   // before the look: what ends during it may be missing in what it shows
   const atWork = sidecar.atWork();
   const { primary, look } = await observeBoth(
@@ -35,7 +38,8 @@ export async function runCycle(sidecar: Sidecar): Promise<CycleResult> {
   const now = sidecar.now();
   const memory = sidecar.memory.at(now, atWork);
   const judged = judge(primary, look.view, sidecar.journal, sidecar.selection, sidecar.policy, memory);
-  const { chosen, plan, actions, problems } = judged;
+  const { chosen, plan, problems } = judged;
+  const actions = judged.actions.filter(only);
   const stops = problems.filter((problem) => problem.severity === "stop").map((problem) => problem.message);
   const before = sidecar.journal;
   const seen = {
