@@ -121,7 +121,7 @@ function settle(
   );
   if (local && isOurs(local, known) && local.confirmedFlushLsn !== null) {
     const { databaseOid, plugin, twoPhase, confirmedFlushLsn } = local;
-    const stays = state === "owned" && isOurs(local, { ...known, births: [] });
+    const stays = state === "owned" && isOurs(local, { ...known, births: [], staged: [] });
     return {
       state: "owned",
       ours: { databaseOid, plugin, twoPhase },

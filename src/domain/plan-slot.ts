@@ -16,7 +16,7 @@ import {
   whyHopeless,
 } from "./plan-guard.ts";
 import { comesByFile, folderConflict, untilRestart } from "./plan-stage.ts";
-import { proofNow, provisionOf } from "./proof.ts";
+import { isProven, proofNow, provisionOf } from "./proof.ts";
 import { blocked, GUARDED, SYNCED, type Verdict, waiting } from "./protection.ts";
 import { type PrimarySlot, type StandbySlot, slotNamed } from "./slot.ts";
 import type { Xid } from "./xid.ts";
@@ -50,12 +50,13 @@ export function decideSlot(
   const unfit = whyUnfit(slot, database, input);
   if (unfit) return unfit;
   const placed = slot as Placed;
-  const decision = comesByFile(slot, input)
+  const byFile = comesByFile(slot, input);
+  const decision = byFile
     ? decideUnloaded(placed, database as DatabaseState, input, headroom)
     : decideMissing(placed, database as DatabaseState, input, headroom);
   const conflict = folderConflict(slot.name, input);
-  // a slot of ours that is just being made has its folder before it is shown
-  if (!conflict || input.memory.busyDatabases.has(slot.databaseOid)) return decision;
+  // one that is just being made by SQL has its folder before it is shown
+  if (!conflict || (!byFile && input.memory.busyDatabases.has(slot.databaseOid))) return decision;
   const { create: _, ...rest } = decision;
   return { ...rest, verdict: conflict };
 }
@@ -193,12 +194,43 @@ function decideExisting(
   // NULL only for one that lost its WAL, which is unsafe
   const restart = local.restartLsn ?? local.confirmedFlushLsn;
   const proof = proofNow(provision, local, slot.catalogXmin, input);
+  const verdict = verdictOfSynced(
+    confirmed,
+    local,
+    local.confirmedFlushLsn,
+    provision,
+    slot.catalogXmin,
+    input,
+  );
   return {
     slot,
-    verdict: verdictOfSynced(confirmed, local, local.confirmedFlushLsn, provision, slot.catalogXmin, input),
+    verdict,
+    ...(isProven(proof) ? {} : guardedMeanwhile(slot, confirmed, database, input)),
     ...(proof.wal ? advanceOf(confirmed, local, local.confirmedFlushLsn, restart, !proof.start, input) : {}),
     ...probeOf(slot, database, input),
   };
+}
+
+/**
+ * For our slot that is here and not proven: where a guard covers it, a promotion drops it and makes it out of that, and until then the
+ * guard waits for it.
+ */
+function guardedMeanwhile(
+  slot: PrimarySlot,
+  confirmed: Lsn,
+  database: DatabaseState | null,
+  input: PlanInput,
+): Partial<SlotDecision> {
+  const { serverVersionNum } = input.standby;
+  if (!database || slot.twoPhase || !copiesSlots(serverVersionNum)) return {};
+  const cover = coveredBy(confirmed, database);
+  // where a hold is a temporary slot, it protects nobody
+  if (cover === null || (cover === "hold" && createsOnStandby(serverVersionNum))) return {};
+  const [guard, provision] =
+    cover === "guard" ? [database.guard, database.provision] : [database.hold, database.holdProvision];
+  if (!guard || pluginUnproven(slot.plugin, input)) return {};
+  const verdict = guardedBy(guard, provision, confirmed, input);
+  return verdict === GUARDED ? { verdict, relies: confirmed } : {};
 }
 
 function verdictOfUnsafe(slot: PrimarySlot, unsafe: string, covered: boolean): Verdict {

@@ -49,8 +49,6 @@ export function untilRestart(slot: PrimarySlot, input: PlanInput): Verdict {
   if (failure) return waiting(failure.reason, failure.detail);
   const problem = whyNothingIsStaged(input);
   if (problem) return waiting(problem.reason, problem.detail);
-  const conflict = folderConflict(slot.name, input);
-  if (conflict) return conflict;
   if (isStaged(slot.name, journal.slots.get(slot.name), input))
     return waiting(
       "restart_pending",
@@ -198,10 +196,19 @@ function isDue({ slot, source, again, guard }: Stage, input: PlanInput): boolean
   const folder = folderOf(slot, input);
   const attempt = folder && attemptIn(folder, provision);
   if (!attempt) return true;
-  const now = source === null ? primary.walLsn : slotNamed(primary.slots, source)?.restartLsn;
+  const original = source === null ? undefined : slotNamed(primary.slots, source);
+  // made anew as another one (I5), or taken back by a crash or a failover (I1): loaded, it could only be dropped
+  if (guard === null && original && !mayCount(attempt, original)) return true;
+  const now = source === null ? primary.walLsn : original?.restartLsn;
   const behind = now ? bytesBetween(attempt.restartLsn, now) : 0;
   if (source === null) return behind >= 4 * RENEW_BYTES;
   return behind >= RENEW_BYTES || (behind > 0 && memory.now - attempt.at >= RENEW_MS);
+}
+
+function mayCount(attempt: Staged, original: PrimarySlot): boolean {
+  const { confirmedFlushLsn } = original;
+  if (!sameIdentity(attempt, original)) return false;
+  return confirmedFlushLsn === null || attempt.confirmedFlushLsn <= confirmedFlushLsn;
 }
 
 function wantedStages(

@@ -61,9 +61,10 @@ export function isLoadedFrom(local: StandbySlot, staged: Staged): boolean {
 
 /** A slot of ours as it is here, even when the journal has not yet noted that it has come: loaded from its file, or made by SQL. */
 export function provisionOf(record: Provision & { state: string }, local: StandbySlot): Provision {
-  if (record.state === "owned") return record;
+  // first of all, also for one that was here before: a file that was staged over it while it came up may have been loaded since
   const origin = record.staged.findLast((staged) => isLoadedFrom(local, staged)) ?? null;
-  return { staged: [], origin, proof: origin ? UNPROVISIONED.proof : PROVEN };
+  if (origin) return { staged: [], origin, proof: UNPROVISIONED.proof };
+  return record.state === "owned" ? record : { staged: [], origin: null, proof: PROVEN };
 }
 
 /**
