@@ -16,6 +16,7 @@ export interface FilesContext {
   server: () => { major: number; systemIdentifier: string; walSegmentBytes: number };
   noteStaged: (name: string, staged: Staged) => Promise<void>;
   noteSnapshotLost: (name: string) => Promise<void>;
+  assertSameRun: () => Promise<void>;
   now: () => number;
 }
 

@@ -27,6 +27,8 @@ export interface StageContext {
   snapshots: SnapshotStore;
   /** Records, before the file is written, that a slot like this under the name will be ours (I7, I10). */
   note: (name: string, staged: Staged) => Promise<void>;
+  /** Throws when the standby has been started or stopped since it was looked at: then what is planned may be in its memory now. */
+  assertSameRun: () => Promise<void>;
   now: () => number;
 }
 
@@ -98,6 +100,8 @@ async function stageOne(
     pin,
     at: now(),
   });
+  // a file replaced under a slot in memory would be loaded at the next start as if it were that slot
+  await context.assertSameRun();
   await writeSlotFolder(directory, action.slot, changed, major, { replace: action.again });
 }
 

@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import type { Config } from "../config/load.ts";
 import { DataDirectoryError } from "../datadir/errors.ts";
-import { readIdentity } from "../datadir/identity.ts";
+import { isAlive, readIdentity } from "../datadir/identity.ts";
 import { describeAction, type FileAction } from "../domain/action.ts";
 import { LockedError } from "../journal/lock.ts";
 import { createLogger } from "../log/logger.ts";
@@ -90,20 +90,11 @@ export async function refuseRunning(directory: string): Promise<void> {
   const { running } = await readIdentity(directory).catch((error: unknown) => {
     throw new CommandError(error instanceof Error ? error.message : String(error), EXIT.no, { cause: error });
   });
-  if (running === null || !isAlive(running.pid)) return;
+  if (running === null || !isAlive(running)) return;
   throw new CommandError(
     `a server runs in ${directory} (process ${running.pid}, port ${running.port}): slotsync stage works beside it, through standby.dsn`,
     EXIT.no,
   );
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
-  }
 }
 
 function tell({ actions, failures, staged }: OfflineResult, flags: StageFlags, output: Output): number {

@@ -210,3 +210,13 @@ async function readPostmasterPid(dir: string): Promise<RunningServer | null> {
   }
   return { pid, startEpochS, port };
 }
+
+/** Whether the process that postmaster.pid names lives, as far as this process table tells. */
+export function isAlive({ pid }: RunningServer): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return errnoOf(error) === "EPERM";
+  }
+}

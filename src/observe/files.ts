@@ -1,6 +1,6 @@
 /** What the standby's data directory looks like: the slot folders that no slot in memory has, and how many the next start takes. */
 import { DataDirectoryError } from "../datadir/errors.ts";
-import { verifyDirectory } from "../datadir/identity.ts";
+import { isAlive, readIdentity, verifyDirectory } from "../datadir/identity.ts";
 import { nextStart, readSettings } from "../datadir/settings.ts";
 import { listSlotFolders } from "../datadir/slot-folders.ts";
 import type { FilesView, SlotFolder } from "../domain/observation.ts";
@@ -20,6 +20,9 @@ export interface ServerFacts {
 
 /** Settings files are read again after this time at the latest. */
 const SETTINGS_FOR_MS = 5_000;
+
+/** postmaster.pid has whole seconds, written a moment before what the server shows. */
+const SAME_START_S = 2;
 
 /** One data directory; what does not change between two looks is not read again. */
 export class DataDirectory {
@@ -76,6 +79,21 @@ export class DataDirectory {
       primaryConninfo: settings.get("primary_conninfo") ?? null,
       primarySlotName: settings.get("primary_slot_name") ?? "",
     };
+  }
+
+  /** Throws DataDirectoryError unless the server that was started then (s since the epoch; null for none) is at work here. */
+  async assertRun(startedEpochS: number | null): Promise<void> {
+    const { running } = await readIdentity(this.path);
+    const same =
+      startedEpochS === null
+        ? running === null || !isAlive(running)
+        : running !== null && Math.abs(running.startEpochS - startedEpochS) <= SAME_START_S;
+    if (!same)
+      throw new DataDirectoryError(
+        "another_server",
+        this.path,
+        "was taken up by another run of the server meanwhile: what was planned is planned anew",
+      );
   }
 
   async #verify({ systemIdentifier, major, startedEpochS, port }: ServerFacts): Promise<void> {

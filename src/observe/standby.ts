@@ -32,6 +32,8 @@ export interface StandbyLook {
   view: StandbyView;
   /** Null when the role may not see it. */
   primaryConninfo: string | null;
+  /** `pg_postmaster_start_time()`, seconds since the epoch. */
+  startedEpochS: number;
 }
 
 const ZERO = 0n as Lsn;
@@ -62,6 +64,7 @@ export async function observeStandby(
       : null;
   const primarySlotName = recovery ? recovery.primarySlotName : server.primary_slot_name;
   return {
+    startedEpochS: Number(server.started_epoch_s),
     primaryConninfo: recovery ? recovery.primaryConninfo : server.primary_conninfo,
     view: {
       systemIdentifier: server.system_identifier,

@@ -22,7 +22,7 @@ afterEach(() => {
   vi.unstubAllEnvs();
 });
 
-const COMMANDS = ["run", "sync", "status", "check", "finish", "demo"];
+const COMMANDS = ["run", "sync", "status", "check", "finish", "stage", "unstage", "seed", "demo"];
 
 describe("the command line", () => {
   it.each([
