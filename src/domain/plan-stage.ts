@@ -268,9 +268,11 @@ function cannotComeBySql(verdict: Verdict | undefined): boolean {
  * The primary's slot whose file a guard is made from: the one that has come furthest, for what is behind it is staged itself. Its
  * database does not matter: positions and snapshots are the cluster's.
  */
-function guardSource({ primary }: PlanInput): string | null {
+function guardSource({ primary, memory }: PlanInput): string | null {
   let best: PrimarySlot | null = null;
   for (const slot of primary.slots) {
+    // I9: what cannot be staged itself is no source for the guard of all the others
+    if (memory.backoff.has(stageBackoffKey(slot.name))) continue;
     if (slot.temporary || slot.twoPhase || slot.invalidation !== null || !isValidSlotName(slot.name))
       continue;
     if (slot.confirmedFlushLsn === null || slot.restartLsn === null) continue;

@@ -1,5 +1,8 @@
 // Run by a test as a process of its own: a sidecar that can be killed for good. The product has no hooks for that; where it is to
 // die is found here, by counting what it writes to its journal and what it sends to a server.
+import { constants } from "node:fs";
+import fs from "node:fs/promises";
+import { syncBuiltinESMExports } from "node:module";
 import pg from "pg";
 import pino from "pino";
 import type { JournalState } from "../../src/domain/journal.ts";
@@ -47,6 +50,31 @@ if (crash?.at === "statement") {
   pg.Client.prototype.query = function (this: pg.Client, statement: unknown) {
     return wrapped(this, statement);
   } as typeof pg.Client.prototype.query;
+}
+
+if (crash?.at === "file") {
+  const pattern = new RegExp(crash.matching);
+  const { mkdir, open, rename, rm } = fs;
+  const dying = <R>(what: string, run: () => Promise<R>) => dyingAtFile(what, run as () => Promise<unknown>);
+  const dyingAtFile = dyingAt(
+    crash,
+    (what: string, _run: () => Promise<unknown>) => pattern.test(what),
+    (_what, run) => run(),
+  );
+  Object.assign(fs, {
+    mkdir: (...args: Parameters<typeof mkdir>) => dying(`mkdir ${args[0]}`, () => mkdir(...args)),
+    rename: (...args: Parameters<typeof rename>) =>
+      dying(`rename ${args[0]} ${args[1]}`, () => rename(...args)),
+    rm: (...args: Parameters<typeof rm>) => dying(`remove ${args[0]}`, () => rm(...args)),
+    open: (...args: Parameters<typeof open>) =>
+      dying(`${creates(args[1]) ? "create" : "open"} ${args[0]}`, () => open(...args)),
+  });
+  // for what has imported them by name
+  syncBuiltinESMExports();
+}
+
+function creates(flags: unknown): boolean {
+  return typeof flags === "number" && (flags & constants.O_CREAT) !== 0;
 }
 
 const stopping = new AbortController();

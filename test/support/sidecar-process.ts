@@ -4,13 +4,18 @@ import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import { onTestFinished } from "vitest";
 import type { Status } from "../../src/domain/status.ts";
+import { type Account, giveTo, spawnAs } from "../../src/sandbox/account.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import { eventually } from "./wait.ts";
 
-/** Where the process ends itself with SIGKILL: around the nth write of its journal, or the nth statement that fits, parameters and all. */
+/**
+ * Where the process ends itself with SIGKILL: around the nth write of its journal, the nth statement that fits, parameters and all, or
+ * the nth change to a file that fits, as `mkdir path`, `create path`, `rename from to` or `remove path`.
+ */
 export type CrashPoint = { when: "before" | "after"; nth: number } & (
   | { at: "save" }
   | { at: "statement"; matching: string }
+  | { at: "file"; matching: string }
 );
 
 export interface ChildOptions {
@@ -33,11 +38,12 @@ export interface SidecarProcess {
 
 const CHILD = fileURLToPath(new URL("sidecar-child.ts", import.meta.url));
 
-/** Starts it; it is gone with the test. */
+/** Starts it, as the account when one is given; it is gone with the test. */
 export function startSidecarProcess(
   standby: PgServer,
   stateDirectory: string,
   crash: CrashPoint | null = null,
+  account?: Account,
 ): SidecarProcess {
   const options: ChildOptions = {
     dsn: standby.dsn(),
@@ -45,8 +51,10 @@ export function startSidecarProcess(
     stateDirectory,
     crash,
   };
+  giveTo(account, stateDirectory);
   const child: ChildProcess = spawn(process.execPath, ["--import", "tsx", CHILD, JSON.stringify(options)], {
     stdio: ["ignore", "ignore", "pipe", "ipc"],
+    ...spawnAs(account),
   });
   let status: Status | null = null;
   let log = "";

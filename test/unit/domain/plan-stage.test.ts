@@ -108,6 +108,16 @@ const CASES: Case[] = [
     actions: [...BOTH_GUARDS, "stage x<x"],
   },
   {
+    claim: "5b … nor from one whose own file could not be staged (I9)",
+    there: [slot("x", 500), slot("y", 900)],
+    memory: {
+      backoff: new Map([
+        ["stage:y", { reason: "statement_failed", detail: "damaged", retryAt: NOW + 1, failures: 1 }],
+      ]),
+    },
+    actions: [...BOTH_GUARDS, "stage x<x"],
+  },
+  {
     claim: "6 … and where there is none, from a slot that is made for it",
     there: [],
     actions: [`stage ${GUARD}<-`, `stage ${LOW}<-`],
