@@ -4,6 +4,7 @@ import type { JournalState } from "./journal.ts";
 import { isOwnSlotName } from "./names.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 import { type Memory, type Plan, type Policy, plan } from "./plan.ts";
+import { planRetreat } from "./plan-stage.ts";
 import { anyStop, type Problem, primaryProblems, standbyProblems, trustworthy } from "./prerequisites.ts";
 import { matchSelectors, type Selector } from "./selector.ts";
 import type { PrimarySlot } from "./slot.ts";
@@ -20,7 +21,7 @@ export interface Judgement {
   trusted: boolean;
   chosen: PrimarySlot[];
   plan: Plan;
-  /** Empty while a prerequisite stands against acting. */
+  /** While a prerequisite stands against acting, only what the standby's next start asks for (I11). */
   actions: Action[];
 }
 
@@ -56,6 +57,15 @@ export function judge(
     trusted: trustworthy(problems),
     chosen,
     plan: planned,
-    actions: anyStop(problems) ? [] : planned.actions,
+    actions: anyStop(problems) ? retreat(standby, journal, memory) : planned.actions,
   };
+}
+
+/** What is to be taken back lest the standby's next start fail (I11), whatever stands against syncing. */
+export function retreat(
+  standby: StandbyView,
+  journal: JournalState,
+  { filesBusy }: Pick<Memory, "filesBusy">,
+): Action[] {
+  return filesBusy || !standby.inRecovery ? [] : planRetreat({ standby, journal });
 }

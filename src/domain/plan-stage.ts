@@ -138,37 +138,48 @@ export function planFiles(
 ): Action[] {
   const { memory, standby } = input;
   if (memory.filesBusy || standby.files === null) return [];
-  // I11: over what is staged the next start would fail for this problem; a directory that is not the standby's shows no folders
-  if (standby.files.problem !== null) return planUnstages(input, new Set());
+  // a directory that is not the standby's shows no folders
+  if (standby.files.problem !== null) return planRetreat(input);
   const wanted = wantedStages(input, guarded, verdicts);
   const names = new Set(wanted.map(({ slot }) => slot));
   const unwanted = planUnstages(input, names);
-  const surplus = planSurplus(wanted, unwanted.length, standby.files, input);
-  const unstages = [...unwanted, ...surplus];
+  const unstages = [...unwanted, ...planRetreat(input, new Set(unwanted.map(({ slot }) => slot)))];
   const leaving = new Set(unstages.map(({ slot }) => slot));
   const stages = wanted.filter(({ slot }) => !leaving.has(slot));
   return [...planCompletions(input), ...unstages, ...withinLimit(stages, unstages.length, input)];
 }
 
-/** I11: what is staged beyond the limit, which has been lowered since or used up by others. Guards go last, for they serve many. */
-function planSurplus(
-  wanted: readonly Stage[],
-  leaving: number,
-  files: FilesView,
-  { standby }: PlanInput,
+/**
+ * I11: what of ours would keep the standby from starting, by settings lowered since or by what others have put there. Asks nobody, for
+ * it holds whatever else stands against acting. Guards go last, for they serve many. `leaving` is taken back anyhow.
+ */
+export function planRetreat(
+  { journal, standby }: Pick<PlanInput, "journal" | "standby">,
+  leaving: ReadonlySet<string> = new Set(),
 ): Unstage[] {
-  const over = files.folderCount - leaving - folderLimit(files, standby);
-  if (over <= 0) return [];
-  return wanted
-    .filter(({ again }) => again)
-    .slice(-over)
-    .map(({ slot, database, databaseOid }) => ({
-      kind: "unstage",
-      slot,
-      database,
-      databaseOid,
-      why: "max_replication_slots has no room for it at the next start",
-    }));
+  const { files } = standby;
+  if (files === null) return [];
+  const ours = files.folders.filter((folder) => isStagedByUs(folder, journal) && !leaving.has(folder.name));
+  const guards = ours.filter(({ name }) => isGuardOf(name, journal.instanceId));
+  const slots = ours.filter(({ name }) => !isGuardOf(name, journal.instanceId));
+  const over = files.folderCount - leaving.size - folderLimit(files, standby);
+  const gone = files.problem
+    ? ours
+    : [...guards, ...slots].slice(Math.max(0, ours.length - Math.max(0, over)));
+  const why = files.problem?.detail ?? "max_replication_slots has no room for it at the next start";
+  return gone.map(({ name }) => unstage(name, journal, why));
+}
+
+/** Whether the folder holds what this journal's sidecar has staged. A guard's name says it alone. */
+function isStagedByUs(folder: SlotFolder, journal: JournalState): boolean {
+  const { name } = folder;
+  if (!isValidSlotName(name)) return false;
+  return isGuardOf(name, journal.instanceId) || attemptIn(folder, journal.slots.get(name)) !== undefined;
+}
+
+function unstage(name: string, journal: JournalState, why: string): Unstage {
+  const { database = "", databaseOid = 0 } = journal.slots.get(name) ?? {};
+  return { kind: "unstage", slot: name, database, databaseOid, why };
 }
 
 type Stage = Extract<Action, { kind: "stage" }>;
@@ -292,28 +303,14 @@ function isStageable(slot: PrimarySlot, { standby }: PlanInput): boolean {
 }
 
 /** Ours on disk that are not to be loaded: not chosen any more, another slot by now, or better made by SQL. */
-function planUnstages(input: PlanInput, wanted: ReadonlySet<string>): Unstage[] {
-  const { standby, journal, primary } = input;
-  const problem = standby.files?.problem ?? null;
-  const actions: Unstage[] = [];
-  for (const folder of standby.files?.folders ?? []) {
-    const { name } = folder;
-    if (wanted.has(name)) continue;
-    const record = journal.slots.get(name);
-    const ours = isGuardOf(name, journal.instanceId) || attemptIn(folder, record) !== undefined;
-    if (!ours || !isValidSlotName(name)) continue;
+function planUnstages({ standby, journal, primary }: PlanInput, wanted: ReadonlySet<string>): Unstage[] {
+  const unwanted = (standby.files?.folders ?? []).filter((folder) => {
+    if (wanted.has(folder.name) || !isStagedByUs(folder, journal)) return false;
+    const record = journal.slots.get(folder.name);
     // missing on a new primary for a while: its own sidecar may still be making it
-    const spared = record && !record.obsolete && !slotNamed(primary.slots, name);
-    if (spared && problem === null) continue;
-    actions.push({
-      kind: "unstage",
-      slot: name,
-      database: record?.database ?? "",
-      databaseOid: record?.databaseOid ?? 0,
-      why: problem === null ? "it is not wanted any more" : problem.detail,
-    });
-  }
-  return actions;
+    return !record || record.obsolete || slotNamed(primary.slots, folder.name) !== undefined;
+  });
+  return unwanted.map(({ name }) => unstage(name, journal, "it is not wanted any more"));
 }
 
 /** What a start has loaded and is not complete yet. */

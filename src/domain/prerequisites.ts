@@ -48,7 +48,9 @@ export function standbyProblems(standby: StandbyView, journal: JournalState, now
     problems.push(
       stop(
         "standby_settings_hidden",
-        "the role in standby.dsn may not see primary_slot_name: GRANT pg_monitor TO it on the primary",
+        standby.serverVersionNum < 120_000
+          ? "PostgreSQL 11 tells primary_slot_name only in recovery.conf: correct standby.data_directory, and run the sidecar where it can read and write there"
+          : "the role in standby.dsn may not see primary_slot_name: GRANT pg_monitor TO it on the primary",
       ),
     );
   else if (standby.primarySlotName === "")

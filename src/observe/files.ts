@@ -27,6 +27,8 @@ const SAME_START_S = 2;
 /** One data directory; what does not change between two looks is not read again. */
 export class DataDirectory {
   readonly path: string;
+  /** Whether the last look found the very directory of the server that was asked, usable or not. */
+  belongs = false;
   #verified = "";
   #settings: ({ at: number } & Awaited<ReturnType<typeof nextStart>>) | null = null;
 
@@ -37,7 +39,9 @@ export class DataDirectory {
   /** Looks at it beside a running server. What is wrong with it is part of the answer; never throws for a file's sake. */
   async look(server: ServerFacts): Promise<FilesView> {
     try {
+      this.belongs = false;
       await this.#verify(server);
+      this.belongs = true;
       const { major, loaded } = server;
       const folders = await listSlotFolders(this.path, major, { known: loaded });
       const { maxReplicationSlots, walLevel, hotStandby } = await this.#nextStart(server);
@@ -50,6 +54,7 @@ export class DataDirectory {
       };
     } catch (error) {
       if (!(error instanceof DataDirectoryError)) throw error;
+      this.belongs ||= error.reason === "not_writable";
       const reason: Reason = error.reason === "not_writable" ? "permission_denied" : "restart_pending";
       return {
         problem: { reason, detail: error.message },

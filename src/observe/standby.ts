@@ -59,8 +59,8 @@ export async function observeStandby(
   const replayLsn = parseLsnOrNull(server.replay_lsn) ?? ZERO;
   const files = directory && server.in_recovery ? await lookAtFiles(directory, server, slots, session) : null;
   const recovery =
-    session.serverVersionNum < 120_000 && files?.problem === null
-      ? await directory?.recoverySettings()
+    session.serverVersionNum < 120_000 && files !== null && directory?.belongs
+      ? await directory.recoverySettings()
       : null;
   const primarySlotName = recovery ? recovery.primarySlotName : server.primary_slot_name;
   return {

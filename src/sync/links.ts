@@ -157,7 +157,7 @@ export class PrimaryLink {
   #parse(primaryConninfo: string | null): ConnInfo {
     if (primaryConninfo === null)
       throw new Error(
-        "the role in standby.dsn may not see primary_conninfo: GRANT pg_monitor TO it on the primary, or set primary.dsn",
+        "the role in standby.dsn may not see primary_conninfo: GRANT pg_monitor TO it on the primary (before 12: correct standby.data_directory, where recovery.conf holds it), or set primary.dsn",
       );
     if (primaryConninfo === "")
       throw new Error("primary_conninfo is empty on the standby: set it there, or set primary.dsn");

@@ -10,6 +10,7 @@ import { assessFromJournal } from "../domain/assess.ts";
 import { describeFinish } from "../domain/finish.ts";
 import type { JournalState } from "../domain/journal.ts";
 import { notePrimaryLost, startOver } from "../domain/journal-update.ts";
+import { retreat } from "../domain/judge.ts";
 import { nextNap, retryDelay } from "../domain/nap.ts";
 import { buildStatus } from "../domain/status.ts";
 import { JournalWriteError } from "../journal/errors.ts";
@@ -153,6 +154,8 @@ async function reportFromJournal(sidecar: Sidecar, whyNot: string): Promise<void
   const { view } = look;
   // promoted in the meantime: the nap sees it
   if (!view.inRecovery) return;
+  // I11: whoever restarts the standby now does not wait for the primary
+  await sidecar.act(retreat(view, journal, sidecar.atWork()));
   const { nap, timeouts, now } = options;
   const facts = {
     selection,
