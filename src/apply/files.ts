@@ -3,7 +3,7 @@ import type { FileAction } from "../domain/action.ts";
 import type { Staged } from "../domain/journal.ts";
 import type { PgSession } from "../pg/session.ts";
 import { completeSlot } from "./complete.ts";
-import type { Outcome } from "./errors.ts";
+import { type Outcome, WrongRoleError } from "./errors.ts";
 import type { OpenPrimary, PinKeeper } from "./pin.ts";
 import type { SnapshotStore } from "./snapshot-store.ts";
 import { stageSlots, unstageSlot } from "./stage.ts";
@@ -16,7 +16,8 @@ export interface FilesContext {
   server: () => { major: number; systemIdentifier: string; walSegmentBytes: number };
   noteStaged: (name: string, staged: Staged) => Promise<void>;
   noteSnapshotLost: (name: string) => Promise<void>;
-  assertSameRun: () => Promise<void>;
+  /** Called when the actions begin; what it returns throws when the standby has been started or stopped since it was looked at for them. */
+  sameRun: () => () => Promise<void>;
   now: () => number;
 }
 
@@ -32,6 +33,13 @@ export async function runFiles(
     if (!opened?.usable) opened = await context.openPrimary("files", null, true);
     return opened;
   };
+  // taken now: the cycles go on meanwhile, and look at whatever server is there then
+  const sameRun = context.sameRun();
+  // I8: after the promotion a folder in this place is the new primary's, and a file put into it would be loaded there
+  const assertSameRun = async () => {
+    await sameRun();
+    if (signal.aborted) throw new WrongRoleError("syncing has been halted");
+  };
   const reported = new Set<FileAction>();
   const once = (action: FileAction, error: unknown) => {
     reported.add(action);
@@ -41,13 +49,20 @@ export async function runFiles(
     for (const action of actions) {
       if (signal.aborted) return;
       if (action.kind === "unstage")
-        await attempt(action, once, () => unstageSlot(context.directory, action.slot));
+        await attempt(action, once, async () => {
+          await assertSameRun();
+          await unstageSlot(context.directory, action.slot);
+        });
       if (action.kind === "complete")
         await attempt(action, once, () => completeSlot(action, { ...context, ...context.server(), session }));
     }
     const stages = actions.filter((action) => action.kind === "stage");
     if (stages.length > 0 && !signal.aborted)
-      await stageSlots(stages, { ...context, session: await session(), note: context.noteStaged }, once);
+      await stageSlots(
+        stages,
+        { ...context, session: await session(), note: context.noteStaged, assertSameRun },
+        once,
+      );
   } catch (error) {
     for (const action of actions) if (!reported.has(action)) report({ action, error });
   } finally {

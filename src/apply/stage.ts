@@ -110,7 +110,10 @@ type Snapshot = { kind: "kept"; bytes: Buffer } | { kind: "absent" | "unusable" 
 /** While its consumer goes on, the slot may move between two reads. */
 const ATTEMPTS = 5;
 
-/** The state file and the snapshot of the very position that it names (I2 b); that there is none counts only if the slot is still there. */
+/**
+ * The state file and the snapshot of the very position that it names (I2 b). That there is none counts only if the slot is still there
+ * in memory: it moves there first, and while its file is being written a checkpoint may already remove the snapshot (I2 e).
+ */
 async function readConsistently(
   session: PgSession,
   slot: LogicalSlot,
@@ -123,8 +126,8 @@ async function readConsistently(
       `pg_logical/snapshots/${snapshotFileName(state.restartLsn)}`,
     );
     if (content !== null) return { bytes, state, snapshot: judged(content, major) };
-    const again = await readState(session, slot, major);
-    if (again.state.restartLsn === state.restartLsn) return { bytes, state, snapshot: { kind: "absent" } };
+    const shown = await lookAt(session, slot.name);
+    if (shown?.restartLsn === state.restartLsn) return { bytes, state, snapshot: { kind: "absent" } };
     if (attempt === ATTEMPTS)
       throw new ReasonedError(
         "slot_in_use",

@@ -131,7 +131,7 @@ export async function stageOffline(options: OfflineOptions, dryRun: boolean): Pr
           placed.set(name, staged);
           return record(noteStaged(journal, name, staged));
         },
-        assertSameRun: () => new DataDirectory(directory).assertRun(null),
+        sameRun: () => () => new DataDirectory(directory).assertRun(null),
         noteSnapshotLost: (name) => record(noteSnapshotLost(journal, name)),
         now,
       },

@@ -135,7 +135,10 @@ export class Sidecar {
       },
       noteStaged: (name, staged) => this.record(noteStaged(this.journal, name, staged)),
       noteSnapshotLost: (name) => this.record(noteSnapshotLost(this.journal, name)),
-      assertSameRun: () => this.directory?.assertRun(this.lastLook.startedEpochS) ?? Promise.resolve(),
+      sameRun: () => {
+        const { startedEpochS } = this.lastLook;
+        return () => this.directory?.assertRun(startedEpochS) ?? Promise.resolve();
+      },
       now: () => this.now(),
     };
   }
