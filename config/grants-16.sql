@@ -1,6 +1,6 @@
--- The role that the sidecar logs in as, for PostgreSQL 16 and later. Run it as a superuser on the primary, once; the standbys get it
--- by replication. Connect to the database that the sidecar polls (the one in primary.dsn; without it the one in the standby's
--- primary_conninfo, else the one in standby.dsn): rights on functions are kept per database.
+-- The role that the sidecar logs in as, for PostgreSQL 16 and later (before: grants-11.sql). Run it as a superuser on the primary,
+-- once; the standbys get it by replication. Connect to the database that the sidecar polls (the one in primary.dsn; without it the
+-- one in the standby's primary_conninfo, else the one in standby.dsn): rights on functions are kept per database.
 --
 --   psql -d postgres -f grants-16.sql
 --
@@ -23,3 +23,7 @@ GRANT pg_monitor TO slotsync;
 
 -- to have a guard made at once; without it one waits for the next record of running transactions (15 s, or a checkpoint)
 GRANT EXECUTE ON FUNCTION pg_catalog.pg_log_standby_snapshot() TO slotsync;
+
+-- only where slots are to come by their files (slots.provision; docs/older-versions.md): to read state files, snapshots and WAL. It
+-- reaches every file inside the data directory
+-- GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO slotsync;
