@@ -16,6 +16,7 @@ import { type Lsn, maxLsn } from "./lsn.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 import { isBornAs, isOurs } from "./ownership.ts";
 import type { Plan } from "./plan.ts";
+import { attemptIn } from "./plan-stage.ts";
 import { feedbackNow, proofNow, provisionOf } from "./proof.ts";
 import { isFailoverReady } from "./protection.ts";
 import { type PrimarySlot, type SlotIdentity, type StandbySlot, slotNamed } from "./slot.ts";
@@ -159,10 +160,17 @@ function provisionNow(
   return { staged: [], origin, proof: proofNow(provision, local, original, { ...seen, journal }) };
 }
 
-/** What was staged and may still be loaded: its folder is there, or nobody could look. */
-function stillStaged({ name, staged }: SlotRecord, { standby, filesBusy }: Observed): readonly Staged[] {
+/** What was staged and may still be loaded: what its folder holds, or all of it when nobody could look. */
+function stillStaged(
+  known: Provision & { name: string },
+  { standby, filesBusy }: Observed,
+): readonly Staged[] {
+  const { name, staged } = known;
   if (filesBusy || standby.files === null || standby.files.problem !== null) return staged;
-  return standby.files.folders.some((folder) => folder.name === name) ? staged : [];
+  const folder = standby.files.folders.find((each) => each.name === name);
+  if (folder === undefined) return [];
+  const attempt = attemptIn(folder, known);
+  return attempt ? [attempt] : staged;
 }
 
 function noteAbsent(record: SlotRecord, seen: Observed, journal: JournalState): SlotRecord | null {
@@ -195,7 +203,7 @@ function settleGuards(
   for (const guard of Object.values(known)) {
     const local = slotNamed(seen.standby.slots, guard.name);
     if (!local || local.confirmedFlushLsn === null) {
-      guards[guard.databaseOid] = guard;
+      guards[guard.databaseOid] = local ? guard : { ...guard, staged: stillStaged(guard, seen) };
       continue;
     }
     const provision = provisionOf(guard, local);
@@ -278,11 +286,11 @@ function noteStageIntent(journal: Draft, action: Extract<Action, { kind: "stage"
   const { database, databaseOid, slot: name } = action;
   if (guards[databaseOid]?.name === name) return;
   journal.guardSerial += 1;
-  guards[databaseOid] = { name, database, databaseOid, state: "creating", maxTarget: null, ...UNPROVISIONED };
+  guards[databaseOid] = { name, database, databaseOid, state: "staging", maxTarget: null, ...UNPROVISIONED };
 }
 
-/** So many attempts to stage a slot are known of at a time: the folder holds one of the last two. */
-const STAGED_KEPT = 4;
+/** So many attempts to stage a slot are known of at a time; a look at its folder leaves the one that it holds. */
+const STAGED_KEPT = 32;
 
 /** Records what is about to be staged under a name, with what the file says: from here on a slot like that is ours. */
 export function noteStaged(journal: JournalState, name: string, staged: Staged): JournalState {

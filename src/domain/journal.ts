@@ -43,12 +43,15 @@ export interface Provision {
 /** Nothing is staged, nothing is here. */
 export const UNPROVISIONED: Provision = { staged: [], origin: null, proof: UNPROVEN };
 
-/** A guard that is ours. `creating` is written before the statement runs: its name is unique, so whatever appears under it is ours. */
+/**
+ * A guard that is ours. `creating` is written before the statement runs, `staging` before its file is: its name is unique, so whatever
+ * appears under it is ours.
+ */
 export interface GuardRecord extends Provision {
   name: string;
   database: string;
   databaseOid: number;
-  state: "creating" | "owned";
+  state: "creating" | "staging" | "owned";
   /** The furthest position it was ever moved to, or is being moved to right now: nothing before counts as covered by it (G2). */
   maxTarget: Lsn | null;
 }

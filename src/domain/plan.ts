@@ -19,6 +19,7 @@ import {
 } from "./plan-guard.ts";
 import { decideSlot, type SlotDecision } from "./plan-slot.ts";
 import { comesByFile, planFiles, stagedNames, untilRestart } from "./plan-stage.ts";
+import { isProven, provisionOf } from "./proof.ts";
 import type { Reason, Verdict } from "./protection.ts";
 import { type PrimarySlot, slotNamed } from "./slot.ts";
 
@@ -258,7 +259,11 @@ function dropLeftovers(input: PlanInput): Action[] {
 
 function isHopeless(record: GuardRecord, input: PlanInput): boolean {
   const local = slotNamed(input.standby.slots, record.name);
-  return local !== undefined && whyHopeless(local, record, input) !== null;
+  if (local === undefined) return false;
+  const provision = provisionOf(record, local);
+  // loaded from a file that nobody knows: nothing can ever be proven of it
+  if (provision.origin === null && !isProven(provision.proof)) return true;
+  return whyHopeless(local, provision, input) !== null;
 }
 
 function sparedPositions(state: DatabaseState, input: PlanInput, result: Plan) {

@@ -64,7 +64,10 @@ export function provisionOf(record: Provision & { state: string }, local: Standb
   // first of all, also for one that was here before: a file that was staged over it while it came up may have been loaded since
   const origin = record.staged.findLast((staged) => isLoadedFrom(local, staged)) ?? null;
   if (origin) return { staged: [], origin, proof: UNPROVISIONED.proof };
-  return record.state === "owned" ? record : { staged: [], origin: null, proof: PROVEN };
+  if (record.state === "owned") return record;
+  // from a file that nobody knows: nothing can ever be proven of it
+  if (record.state === "staging") return UNPROVISIONED;
+  return { staged: [], origin: null, proof: PROVEN };
 }
 
 /**

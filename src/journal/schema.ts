@@ -99,7 +99,7 @@ const guard = z.strictObject({
   name: ownSlotName,
   database: z.string(),
   databaseOid: oid,
-  state: z.enum(["creating", "owned"]),
+  state: z.enum(["creating", "staging", "owned"]),
   maxTarget: lsn.nullable(),
 });
 

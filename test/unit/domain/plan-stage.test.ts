@@ -1,7 +1,8 @@
 /** What is done with slot files (I11), as a table: every line of `planFiles`, and how the slots stand meanwhile. */
 import { describe, expect, test } from "vitest";
 import type { Action } from "../../../src/domain/action.ts";
-import { type Staged, UNPROVISIONED } from "../../../src/domain/journal.ts";
+import { type JournalState, type Staged, UNPROVISIONED } from "../../../src/domain/journal.ts";
+import { noteObservation, noteStaged } from "../../../src/domain/journal-update.ts";
 import type { FilesView, PrimaryView, StandbyView } from "../../../src/domain/observation.ts";
 import { type Memory, type Plan, type Policy, plan } from "../../../src/domain/plan.ts";
 import { stagedNames, stillNeeded } from "../../../src/domain/plan-stage.ts";
@@ -641,5 +642,65 @@ describe("what staged slots still need", () => {
     const folders = [folderOf("x", attempt), folderOf("y", attempt), folderOf(GUARD, attempt)];
     const files = { problem: null, folders, folderCount: 3, maxReplicationSlots: 20 };
     expect(stagedNames({ journal, standby: { files } })).toEqual([GUARD, "x"]);
+  });
+});
+
+describe("which attempts are remembered", () => {
+  const attempts = Array.from({ length: 6 }, (_, index) => stagedFrom({ restartLsn: lsn(480 + index) }));
+  const [held] = attempts as [Staged];
+  const restaged = (journal: JournalState, name: string) =>
+    attempts.reduce((known, attempt) => noteStaged(known, name, attempt), journal);
+  const guards = {
+    1: {
+      ...{ name: GUARD, database: "db1", databaseOid: 1, state: "staging" as const, maxTarget: null },
+      ...UNPROVISIONED,
+    },
+  };
+  const start = () => restaged(restaged(journalOf([record("x", "seen", 500)], { guards }), "x"), GUARD);
+  const stagedIn = (journal: JournalState) => [journal.slots.get("x")?.staged, journal.guards[1]?.staged];
+  const look = (
+    journal: JournalState,
+    folders: string[],
+    more: Partial<Parameters<typeof noteObservation>[1]> = {},
+  ) =>
+    noteObservation(journal, {
+      primary: primaryView([slot("x", 500)], { serverVersionNum: 150_018 }),
+      standby: standbyView([], {
+        serverVersionNum: 150_018,
+        files: {
+          ...{ problem: null, folderCount: folders.length, maxReplicationSlots: 20 },
+          folders: folders.map((name) => folderOf(name, held)),
+        },
+      }),
+      chosen: [slot("x", 500)],
+      plan: { verdicts: new Map(), spared: new Set() },
+      ...{ busy: new Set<number>(), filesBusy: false, problems: [], now: NOW },
+      ...more,
+    });
+
+  test("also the one that the folder holds, however many have not been written since (I6, I7)", () => {
+    expect(stagedIn(start())).toEqual([attempts, attempts]);
+    expect(stagedIn(look(start(), ["x", GUARD], { filesBusy: true }))).toEqual([attempts, attempts]);
+  });
+
+  test("a look leaves that one alone: the pins of the others are let go (I12)", () => {
+    expect(stagedIn(look(start(), ["x", GUARD]))).toEqual([[held], [held]]);
+    expect(stagedIn(look(start(), []))).toEqual([[], []]);
+  });
+
+  test("a guard loaded from a file that nobody knows protects nobody, and goes (I2)", () => {
+    const x = slot("x", 500);
+    const { actions, verdicts } = plan({
+      primary: primaryView([x], { serverVersionNum: 150_018 }),
+      standby: standbyView([slot(GUARD, 400)], { serverVersionNum: 150_018 }),
+      chosen: [x],
+      journal: journalOf([], { guards }),
+      policy: { guardDatabases: "auto", duty: 0.1, provision: "auto", restarts: false },
+      memory: memory(),
+    });
+    expect(verdicts.get("x")?.protection).toBe("waiting");
+    expect(actions).toContainEqual({
+      ...{ kind: "drop_leftover", slot: GUARD, database: "db1", databaseOid: 1 },
+    });
   });
 });

@@ -322,6 +322,12 @@ describe("which file a slot was loaded from", () => {
     expect(provisionOf(creating, slot("x", 900))).toEqual({ staged: [], origin: null, proof: PROVEN });
   });
 
+  test("a guard that was to come by its file, and came by one that nobody knows, is not proven", () => {
+    const staging = { ...creating, state: "staging" };
+    expect(provisionOf(staging, local).origin).toBe(ORIGIN);
+    expect(provisionOf(staging, slot("x", 900))).toEqual(UNPROVISIONED);
+  });
+
   test("one that the journal has noted is what it says", () => {
     const owned = { ...UNPROVISIONED, state: "owned", origin: ORIGIN };
     expect(provisionOf(owned, slot("x", 900))).toBe(owned);
