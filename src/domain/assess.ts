@@ -11,8 +11,9 @@ import type { PrimaryView, StandbyView } from "./observation.ts";
 import { type Memory, type Policy, plan } from "./plan.ts";
 import { failureKeys } from "./plan-guard.ts";
 import { type Problem, standbyProblems } from "./prerequisites.ts";
+import { isProven, provisionOf } from "./proof.ts";
 import { isFailoverReady, type Verdict, waiting } from "./protection.ts";
-import type { PrimarySlot } from "./slot.ts";
+import { type PrimarySlot, slotNamed } from "./slot.ts";
 import { buildStatus, type Status } from "./status.ts";
 import type { Xid } from "./xid.ts";
 
@@ -45,8 +46,8 @@ export function assessLive(input: AssessInput, primary: PrimaryView): Assessment
   const judged = judge(primary, standby, journal, selection, policy, memoryFrom(journal, now), extra);
   const verdicts = new Map(judged.plan.verdicts);
   for (const slot of judged.chosen) {
-    const verdict = verdicts.get(slot.name);
-    if (verdict?.protection === "guarded" && !recorded(journal, slot))
+    const protection = verdicts.get(slot.name)?.protection ?? "waiting";
+    if (isFailoverReady(protection) && !recorded(protection === "guarded", slot, input))
       verdicts.set(slot.name, unrecorded(input));
   }
   const seen = noteObservation(journal, {
@@ -68,14 +69,23 @@ export function assessLive(input: AssessInput, primary: PrimaryView): Assessment
   };
 }
 
-/** A guard protects a slot only if whoever finishes the promotion knows of it. */
-function recorded(journal: JournalState, slot: PrimarySlot): boolean {
+/**
+ * Whoever finishes the promotion goes by the journal alone: a guard protects a slot only if both are known there, and what came by its
+ * file is kept, or copied, only if it is proven there (I2, I3, I4).
+ */
+function recorded(guarded: boolean, slot: PrimarySlot, { journal, standby }: AssessInput): boolean {
   const record = journal.slots.get(slot.name);
-  return (
-    record !== undefined &&
-    record.primaryConfirmedFlushLsn !== null &&
-    record.databaseOid === slot.databaseOid
-  );
+  const local = slotNamed(standby.slots, slot.name);
+  if (!guarded)
+    return record !== undefined && local !== undefined && isProven(provisionOf(record, local).proof);
+  if (!record || record.primaryConfirmedFlushLsn === null || record.databaseOid !== slot.databaseOid)
+    return false;
+  return [journal.guards[slot.databaseOid], journal.lowGuards[slot.databaseOid]].some((guard) => {
+    const source = slotNamed(standby.slots, guard?.name);
+    if (!guard || !source || source.confirmedFlushLsn === null || slot.confirmedFlushLsn === null)
+      return false;
+    return source.confirmedFlushLsn <= slot.confirmedFlushLsn && isProven(provisionOf(guard, source).proof);
+  });
 }
 
 function unrecorded({ sidecarRunning }: AssessInput): Verdict {
@@ -83,7 +93,7 @@ function unrecorded({ sidecarRunning }: AssessInput): Verdict {
     "not_recorded",
     sidecarRunning
       ? "the sidecar has not recorded it yet; it does so in its next cycle"
-      : "no sidecar is running, so nobody would make it after a promotion: start slotsync run",
+      : "no sidecar is running, so nothing says that it is safe, and after a promotion nobody would make or keep it: start slotsync run",
   );
 }
 

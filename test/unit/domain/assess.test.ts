@@ -211,6 +211,49 @@ describe("while both servers answer", () => {
     expect(kept(2)).toMatchObject({ code: 1, line: expect.stringContaining("max_slot_wal_keep_size") });
   });
 
+  test("11. what came by its file counts once the journal says that it is proven, for the finishing step goes by that (I4, I6)", () => {
+    const version = { serverVersionNum: 150_018 };
+    const origin = {
+      ...{
+        databaseOid: 5,
+        plugin: "pgoutput",
+        twoPhase: false,
+        restartLsn: lsn(690),
+        confirmedFlushLsn: lsn(690),
+      },
+      ...{ snapshot: "kept" as const, pin: null, at: NOW },
+    };
+    const came = (rows: boolean) => ({ staged: [], origin, proof: { start: true, wal: true, rows } });
+    const guardAs = (rows: boolean) => ({
+      5: {
+        name: GUARD,
+        database: "app",
+        databaseOid: 5,
+        state: "owned",
+        maxTarget: null,
+        ...came(rows),
+      } as const,
+    });
+    const there = primary([slot("a", 700)], version);
+    const own = (rows: boolean) =>
+      input({
+        journal: journal([record("a", 700, came(rows))]),
+        standby: standby([slot("a", 700)], version),
+      });
+    const covered = (rows: boolean) =>
+      input({
+        journal: journal([record("a", 700, { state: "seen", ours: null })], { guards: guardAs(rows) }),
+        standby: standby([slot(GUARD, 650)], version),
+      });
+    for (const each of [own, covered]) {
+      expect(live(each(false), there)).toMatchObject({
+        code: 1,
+        line: expect.stringContaining("not_recorded"),
+      });
+      expect(live(each(true), there)).toMatchObject({ code: 0 });
+    }
+  });
+
   test("8. --slot asks about one slot only", () => {
     const seen = primary([slot("a", 200), slot("behind", 50)]);
     const assessment = assessLive(input(synced), seen);
