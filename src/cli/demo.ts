@@ -26,6 +26,7 @@ Exit codes: 0 nothing was lost; 1 something was, or the demo could not run; 2 th
 
 Examples:
   slotsync demo
+  slotsync demo --pg 12
   slotsync demo --keep`,
     )
     .action(async ({ pg, keep = false }: DemoOptions) => {

@@ -3,6 +3,7 @@
  * goes on from there. Everything lies in one temporary folder and on loopback, and is gone afterwards.
  */
 import { type Column, formatBytes, table } from "../cli/terminal.ts";
+import { copiesSlots, createsOnStandby } from "../domain/capability.ts";
 import { describeFinish, type FinishReport } from "../domain/finish.ts";
 import { parseLsn } from "../domain/lsn.ts";
 import { isFailoverReady } from "../domain/protection.ts";
@@ -29,8 +30,20 @@ export interface DemoOptions {
   signal: AbortSignal;
 }
 
-/** Where guards and slots are made by SQL alone, without a restart. */
-const MAJORS = [16, 17, 18];
+const MAJORS = [11, 12, 13, 14, 15, 16, 17, 18];
+
+/**
+ * How slots come to a standby. `sql`: guards and slots are made by SQL alone, without a restart. `guards`: the guards come by their
+ * files in one restart, and protect every slot that is made later. `slots`: each slot comes by its own file, in one restart for all
+ * that are staged.
+ */
+type Way = "sql" | "guards" | "slots";
+
+function wayOf(major: number): Way {
+  if (!copiesSlots(major * 10_000)) return "slots";
+  return createsOnStandby(major * 10_000) ? "sql" : "guards";
+}
+
 const PREFIX = "demo_";
 const SUBSCRIPTION = `${PREFIX}subscription`;
 /** The slots that are read through SQL, and how. */
@@ -106,18 +119,53 @@ async function tellTheStory(stage: Stage): Promise<boolean> {
   const writers = new Writers(primary);
   stage.stops.push(() => writers.stop());
 
+  const way = wayOf(stage.major);
   const created = new Map<string, number>();
-  const watch = new Watch({ primary, standby, sidecar, onView: viewer(screen, created, writers) });
-  stage.stops.push(() => watch.stop());
-  await waitFor(() => watch.view?.status.guards.some((guard) => guard.confirmedFlushLsn), {
-    what: "the sidecar's guard slot",
-    signal,
-  });
-  screen.step(
-    `${writers.connections} writers at work on the primary, their transactions overlap; now slots are made under this load`,
-  );
+  const onView = viewer(screen, created, writers);
+  const startWatch = () => {
+    const started = new Watch({ primary, standby, sidecar, onView });
+    stage.stops.push(() => started.stop());
+    return started;
+  };
+  let watch = startWatch();
+  screen.step(`${writers.connections} writers at work on the primary, their transactions overlap`);
+  let restart: Restart | null = null;
+  if (way === "guards") {
+    await waitFor(() => watch.view?.status.restart?.guards === 2, { what: "the guards' files", signal });
+    screen.step(
+      "the sidecar has staged the files of its two guard slots in the standby's data directory, for its next start",
+    );
+    restart = await restartStandby(stage, cluster, watch, "the only one it ever needs");
+    watch = startWatch();
+  }
+  if (way !== "slots") {
+    await waitFor(() => watch.view?.guarding, { what: "the sidecar's guard slot", signal });
+    if (restart)
+      screen.step(
+        `the guards are loaded, completed and proven: from now on they protect every slot that is made, without a restart`,
+      );
+  }
+  screen.step("now slots are made under this load");
   const subscribers = await makeSlots(cluster, created, signal);
   stage.stops.push(async () => void (await Promise.all(subscribers.readers.map((reader) => reader.stop()))));
+  if (way === "slots") {
+    const all = created.size;
+    await waitFor(() => watch.view?.slots.filter(({ staged }) => staged).length === all, {
+      what: "the slots' files",
+      signal,
+    });
+    screen.settle();
+    screen.step(
+      `the sidecar has staged the files of all ${all} slots in the standby's data directory: PostgreSQL ${stage.major} loads slots at a start only`,
+    );
+    restart = await restartStandby(
+      stage,
+      cluster,
+      watch,
+      `one for all ${all} slots; slots made later wait for the next`,
+    );
+    watch = startWatch();
+  }
   await waitFor(() => watch.view && [...created.keys()].every((name) => watch.protectedAt.has(name)), {
     what: () => `every slot to be protected (${watch.view?.slots.map(standing).join("; ")})`,
     signal,
@@ -137,14 +185,14 @@ async function tellTheStory(stage: Stage): Promise<boolean> {
   screen.step(`written on for ${AFTER_MS / 1_000} s, then every slot read to its end`);
 
   const verdict = judgeDemo({
-    slots: await gather(subscribers, created, watch, failover.report),
+    slots: await gather(subscribers, protectableAt(created, way, restart), watch, failover.report),
     newPrimary: await rowsOf(standby),
     acknowledged: failover.acknowledged,
     unanswered: failover.unanswered,
   });
   const ok =
     check.code === 0 && failover.report.complete && verdict.slots.every(({ fault }) => fault === null);
-  tellVerdict(screen, verdict, { ...failover, check, written: writers.committed.size, ok });
+  tellVerdict(screen, verdict, { ...failover, way, restart, check, written: writers.committed.size, ok });
   if (!ok) screen.say("", "The sidecar's last words:", sidecar.lastWords());
   if (stage.keep) await keepUp(screen, cluster, signal);
   return ok;
@@ -247,6 +295,45 @@ async function makeSlots(
   return { subscription, readers };
 }
 
+interface Restart {
+  /** ms since the epoch: when it was begun */
+  at: number;
+  /** From then until the standby accepted connections again. */
+  tookMs: number;
+  /** which of the restarts that it needs */
+  which: string;
+}
+
+/** As the operator would, whenever it suits: the sidecar waits for it, and finds out by itself. */
+async function restartStandby(
+  { screen, signal }: Stage,
+  { standby }: Cluster,
+  watch: Watch,
+  which: string,
+): Promise<Restart> {
+  // it would find its connection broken
+  await watch.stop();
+  screen.settle();
+  signal.throwIfAborted();
+  const at = Date.now();
+  await standby.restart();
+  const tookMs = Date.now() - at;
+  screen.step(
+    `${screen.paint("yellow", "the standby is restarted")}, as its operator would (${which}): up again after ${tookMs} ms; the primary and its writers go on`,
+  );
+  return { at, tookMs, which };
+}
+
+/** From when each slot's protection is counted: its creation, or where nothing but a restart can bring it here, the beginning of that. */
+function protectableAt(
+  created: ReadonlyMap<string, number>,
+  way: Way,
+  restart: Restart | null,
+): ReadonlyMap<string, number> {
+  if (way !== "slots" || restart === null) return created;
+  return new Map([...created].map(([name, at]) => [name, Math.max(at, restart.at)]));
+}
+
 /** As an operator would before a switchover: a slot may be on its way for a moment, and then the answer is no. */
 async function askUntilReady(sidecar: SidecarProcess, signal: AbortSignal): Promise<CheckAnswer> {
   for (let asked = 1; ; asked += 1) {
@@ -286,7 +373,7 @@ async function failOver(
 
   const report = await waitFor(
     async () => {
-      const status = await sidecar.status([]);
+      const status = await sidecar.status(null);
       return status?.role === "primary" && status.finish?.complete ? status.finish : null;
     },
     { what: () => `the sidecar to finish the promotion (${sidecar.lastWords()})`, signal, intervalMs: 5 },
@@ -318,7 +405,7 @@ async function loadFor(ms: number, signal: AbortSignal, sidecar: SidecarProcess)
 
 async function gather(
   { subscription, readers }: Subscribers,
-  created: ReadonlyMap<string, number>,
+  since: ReadonlyMap<string, number>,
   watch: Watch,
   report: FinishReport,
 ): Promise<SlotEvidence[]> {
@@ -327,7 +414,7 @@ async function gather(
     return {
       name,
       // its creation is known from its answer, which the sidecar may be ahead of
-      protectedMs: protectedAt === undefined ? null : Math.max(0, protectedAt - (created.get(name) ?? 0)),
+      protectedMs: protectedAt === undefined ? null : Math.max(0, protectedAt - (since.get(name) ?? 0)),
       outcome: report.slots.find((slot) => slot.name === name)?.outcome ?? null,
     };
   };
@@ -392,11 +479,20 @@ function standing(slot: View["slots"][number]): string {
   return `${slot.name}: ${protectionOf(slot)}`;
 }
 
-function protectionOf({ protection, reason }: View["slots"][number]): string {
-  return reason === null ? protection : `${protection} (${reason})`;
+function protectionOf({ protection, reason, staged }: View["slots"][number]): string {
+  if (reason === null) return protection;
+  return `${protection} (${reason})${staged ? ", its file is staged" : ""}`;
 }
 
+const SINCE: Record<Way, string> = {
+  sql: "of their creation",
+  guards: "of their creation, without a restart",
+  slots: "of the beginning of the restart that loads them",
+};
+
 interface Told extends Failover {
+  way: Way;
+  restart: Restart | null;
   check: CheckAnswer;
   written: number;
   ok: boolean;
@@ -436,8 +532,11 @@ function tellVerdict(screen: Screen, verdict: Verdict, told: Told): void {
       ...facts([
         [
           "slots protected",
-          Number.isFinite(worst) ? `within ${worst} ms of their creation` : "not all of them",
+          Number.isFinite(worst) ? `within ${worst} ms ${SINCE[told.way]}` : "not all of them",
         ],
+        ...(told.restart
+          ? ([["standby restarted", `for ${told.restart.tookMs} ms: ${told.restart.which}`]] as const)
+          : []),
         ["check before", `exit code ${told.check.code}, ${told.check.line}`],
         ["promoted", `${told.promotedMs} ms after the kill the new primary accepted writes`],
         ["slots usable", `${told.usableMs} ms after that`],

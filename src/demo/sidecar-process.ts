@@ -7,7 +7,8 @@ import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync } from "nod
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { stringify } from "yaml";
-import type { StandbySlot } from "../domain/slot.ts";
+import type { JournalState } from "../domain/journal.ts";
+import type { StandbyView } from "../domain/observation.ts";
 import { buildStatus, type Status } from "../domain/status.ts";
 import { readJournal } from "../journal/store.ts";
 import type { PgServer } from "../sandbox/server.ts";
@@ -70,11 +71,16 @@ export class SidecarProcess {
     throw new Error(`the sidecar ended (${signalCode ?? `exit code ${exitCode}`}): ${this.lastWords()}`);
   }
 
-  /** What it has written down, together with the standby's slots; null before its first cycle. */
-  async status(standbySlots: readonly StandbySlot[]): Promise<Status | null> {
+  /** What it has written down; null before its first cycle. */
+  async journal(): Promise<JournalState | null> {
     this.mustRun();
-    const journal = await readJournal(this.#stateDirectory);
-    return journal && buildStatus(journal, { slots: standbySlots, files: null }, [], "journal");
+    return readJournal(this.#stateDirectory);
+  }
+
+  /** The same as a status, together with what the standby shows when it is looked at. */
+  async status(standby: Pick<StandbyView, "slots" | "files"> | null): Promise<Status | null> {
+    const journal = await this.journal();
+    return journal && buildStatus(journal, standby, [], "journal");
   }
 
   /** Runs `slotsync check`: its exit code and its answer. */

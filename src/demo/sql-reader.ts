@@ -39,7 +39,7 @@ export class SqlReader {
     const session = await server.connect();
     try {
       const made = await walsender.query<{ snapshot_name: string }>(
-        `CREATE_REPLICATION_SLOT ${slot} LOGICAL test_decoding (SNAPSHOT 'export')`,
+        `CREATE_REPLICATION_SLOT ${slot} LOGICAL test_decoding EXPORT_SNAPSHOT`,
       );
       const createdAt = Date.now();
       await session.query("begin isolation level repeatable read");

@@ -1,8 +1,11 @@
 /** Watches how the standby protects the slots, as the sidecar has written it down. */
 
+import type { JournalState } from "../domain/journal.ts";
 import { bytesBetween, type Lsn } from "../domain/lsn.ts";
+import { isProven } from "../domain/proof.ts";
 import { isFailoverReady } from "../domain/protection.ts";
-import type { SlotStatus, Status } from "../domain/status.ts";
+import { buildStatus, type SlotStatus, type Status } from "../domain/status.ts";
+import { DataDirectory } from "../observe/files.ts";
 import { observePrimary } from "../observe/primary.ts";
 import { observeStandby } from "../observe/standby.ts";
 import { parseConnInfo } from "../pg/conninfo.ts";
@@ -14,10 +17,14 @@ import type { SidecarProcess } from "./sidecar-process.ts";
 interface WatchedSlot extends SlotStatus {
   /** WAL on the primary that the slot's reader has not confirmed. */
   unreadBytes: number | null;
+  /** Its file lies where the standby's next start finds it. */
+  staged: boolean;
 }
 
 export interface View {
   status: Status;
+  /** Whether every database's guard is there, and protects what is made from now on. */
+  guarding: boolean;
   slots: WatchedSlot[];
 }
 
@@ -57,21 +64,25 @@ export class Watch {
 
   async #run({ primary, standby, sidecar, onView }: WatchOptions): Promise<void> {
     const sessions: PgSession[] = [];
+    const directory = new DataDirectory(standby.dataDir);
     try {
       const [onPrimary, onStandby] = [await open(primary), await open(standby)];
       sessions.push(onPrimary, onStandby);
       while (!this.#stopping.signal.aborted) {
         const { walLsn, slots } = await observePrimary(onPrimary, "");
-        const look = await observeStandby(onStandby);
-        const status = await sidecar.status(look.view.slots);
-        if (status) {
+        const look = await observeStandby(onStandby, directory);
+        const journal = await sidecar.journal();
+        if (journal) {
+          const status = buildStatus(journal, look.view, [], "journal");
           const confirmed = new Map(slots.map((slot) => [slot.name, slot.confirmedFlushLsn]));
           this.#note(status);
           this.#view = {
             status,
+            guarding: isGuarding(journal, status),
             slots: status.slots.map((slot) => ({
               ...slot,
               unreadBytes: behind(confirmed.get(slot.name), walLsn),
+              staged: status.restart?.staged.includes(slot.name) ?? false,
             })),
           };
           onView(this.#view);
@@ -88,6 +99,14 @@ export class Watch {
       if (isFailoverReady(protection) && !this.protectedAt.has(name))
         this.protectedAt.set(name, Date.parse(since));
   }
+}
+
+function isGuarding({ guards }: JournalState, status: Status): boolean {
+  return (
+    status.guards.length > 0 &&
+    status.guards.every((guard) => guard.confirmedFlushLsn !== null) &&
+    Object.values(guards).every(({ state, proof }) => state === "owned" && isProven(proof))
+  );
 }
 
 function open(server: PgServer): Promise<PgSession> {

@@ -55,17 +55,38 @@ function leftBy({ pid }: Demo): unknown[] {
   ];
 }
 
-describe.each(testedMajors().filter((major) => major >= 16))("PostgreSQL %i", (major) => {
+/** What the demo says of the time to protection where it takes a restart. */
+const PROTECTED: Readonly<Record<number, RegExp>> = {
+  11: /^ {2}slots protected +within \d+ ms of the beginning of the restart that loads them$/m,
+  ...Object.fromEntries(
+    [12, 13, 14, 15].map((major) => [
+      major,
+      /^ {2}slots protected +within \d+ ms of their creation, without a restart$/m,
+    ]),
+  ),
+};
+
+/** One for each way in which slots come to a standby: their files, those of guards, SQL. */
+const ONE_OF_EACH_WAY = [11, 12, 16];
+
+function demoMajors(): number[] {
+  return process.env.PG_MAJORS === undefined ? ONE_OF_EACH_WAY : testedMajors();
+}
+
+describe.each(demoMajors())("PostgreSQL %i", (major) => {
   test("the demo loses no row in a failover, and says so", async () => {
     const demo = startDemo("--pg", String(major));
     const code = await demo.ended;
     expect.soft(code, demo.output).toBe(0);
     expect(demo.output).toMatch(/^Verdict: nothing was lost/m);
-    expect(demo.output).toMatch(/^ {2}slots protected {2}within \d+ ms of their creation$/m);
-    expect(demo.output).toMatch(/^ {2}check before {5}exit code 0, ready: 4 failover slots are safe/m);
-    expect(demo.output).toMatch(/^ {2}promoted {9}\d+ ms after the kill/m);
-    expect(demo.output).toMatch(/^ {2}slots usable {5}\d+ ms after that$/m);
-    expect(demo.output).toMatch(/^ {2}rows {13}[1-9][\d,]* written, 0 lost, [\d,]+ repeated$/m);
+    expect(demo.output).toMatch(
+      PROTECTED[major] ?? /^ {2}slots protected +within \d+ ms of their creation$/m,
+    );
+    expect(demo.output.match(/the standby is restarted/g) ?? []).toHaveLength(major < 16 ? 1 : 0);
+    expect(demo.output).toMatch(/^ {2}check before +exit code 0, ready: 4 failover slots are safe/m);
+    expect(demo.output).toMatch(/^ {2}promoted +\d+ ms after the kill/m);
+    expect(demo.output).toMatch(/^ {2}slots usable +\d+ ms after that$/m);
+    expect(demo.output).toMatch(/^ {2}rows +[1-9][\d,]* written, 0 lost, [\d,]+ repeated$/m);
     for (const slot of SLOTS)
       expect(demo.output).toMatch(
         // protected, how it came through, rows before it, received, lost, repeated
@@ -77,20 +98,26 @@ describe.each(testedMajors().filter((major) => major >= 16))("PostgreSQL %i", (m
     expect(leftBy(demo)).toEqual([]);
   });
 
-  test("an interrupted demo takes its servers, its sidecar and its files away", async () => {
-    const demo = startDemo("--pg", String(major));
-    await eventually(() => demo.output.includes("writers at work"), { what: "the demo to be in its middle" });
-    expect(leftBy(demo).length).toBeGreaterThan(4);
-    process.kill(demo.pid, "SIGINT");
-    expect(await demo.ended).toBe(130);
-    expect(leftBy(demo)).toEqual([]);
-  });
+  // what it takes away is the same on every major
+  test.runIf(major >= 16)(
+    "an interrupted demo takes its servers, its sidecar and its files away",
+    async () => {
+      const demo = startDemo("--pg", String(major));
+      await eventually(() => demo.output.includes("writers at work"), {
+        what: "the demo to be in its middle",
+      });
+      expect(leftBy(demo).length).toBeGreaterThan(4);
+      process.kill(demo.pid, "SIGINT");
+      expect(await demo.ended).toBe(130);
+      expect(leftBy(demo)).toEqual([]);
+    },
+  );
 });
 
 test("the demo says which majors it knows", async () => {
-  const demo = startDemo("--pg", "11");
+  const demo = startDemo("--pg", "10");
   expect(await demo.ended).toBe(2);
-  expect(demo.output).toMatch(/^slotsync demo: PostgreSQL 11 .*--pg 16, 17, 18\n$/);
+  expect(demo.output).toContain("Give a major version from 11 to 18.");
 });
 
 describe("the demo's verdict", () => {
