@@ -132,10 +132,13 @@ export class RestartKeeper {
   }
 }
 
-/** A name counts as one that the last restart did not help until its slot is proven: or it would be restarted for without end. */
+/**
+ * A name counts as one that the last restart did not help until its slot is proven: or it would be restarted for without end. Also of
+ * one that has been left "running": where a restart of the standby takes the sidecar with it, all of them are.
+ */
 function withoutHelped(journal: JournalState, staged: readonly string[]): RestartRecord | null {
   const last = journal.restart;
-  if (last === null || last.outcome === "running") return last;
+  if (last === null) return null;
   const records = [
     ...journal.slots.values(),
     ...Object.values(journal.guards),
