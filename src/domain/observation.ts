@@ -12,7 +12,10 @@ export interface PrimaryView {
   serverVersionNum: number;
   /** The WAL position read before the slot list in the same round trip (G1). */
   walLsn: Lsn;
-  /** This standby's physical slot there; null when it does not exist or the standby names none. */
+  /**
+   * This standby's physical slot there; null when it does not exist or the standby names none. Its catalog_xmin was there before anything
+   * else here was read.
+   */
   physicalSlot: { name: string; active: boolean; catalogXmin: Xid | null } | null;
   /** Every persistent logical slot, chosen or not. */
   slots: readonly PrimarySlot[];

@@ -23,14 +23,14 @@ interface ServerRow {
  * Throws what the session throws; a server in recovery is a view like any other, for the prerequisites to judge.
  */
 export async function observePrimary(session: PgSession, physicalSlot: string): Promise<PrimaryView> {
-  const [servers, slots] = (await session.script<object>(
+  const [[feedback] = [], servers, slots] = (await session.script<object>(
     pollPrimary(session.serverVersionNum, physicalSlot, PIN_PREFIX),
     {
       what: "polling the primary",
     },
-  )) as [ServerRow[], SlotRow[]];
+  )) as [{ holds_rows: boolean }[], ServerRow[], SlotRow[]];
   const server = servers[0];
-  if (!server) throw new Error("the primary's answer is incomplete");
+  if (!server || !feedback) throw new Error("the primary's answer is incomplete");
   const all = toLogicalSlots(slots);
   const physical = slots.find((row) => row.slot_type === "physical" && row.name === physicalSlot);
   return {
@@ -44,7 +44,9 @@ export async function observePrimary(session: PgSession, physicalSlot: string): 
       ? {
           name: physical.name,
           active: physical.active,
-          catalogXmin: physical.catalog_xmin === null ? null : parseXid(physical.catalog_xmin),
+          // what it holds since a moment ago, it may not have held when the rest was read
+          catalogXmin:
+            physical.catalog_xmin === null || !feedback.holds_rows ? null : parseXid(physical.catalog_xmin),
         }
       : null,
     slots: all.filter(({ temporary }) => !temporary),

@@ -57,11 +57,14 @@ const READ_FILE =
   "pg_catalog.pg_read_binary_file(pg_catalog.text,pg_catalog.int8,pg_catalog.int8,pg_catalog.bool)";
 
 /**
- * One poll of the primary, one round trip (I12). The WAL position comes first: the statements of a script run in order, so every
- * slot that is made after the position was read starts at or past it (G1).
+ * One poll of the primary, one round trip (I12). The statements of a script run in order. The WAL position comes before the list: every
+ * slot that is made after the position was read starts at or past it (G1). Whether the standby's feedback holds catalog rows comes
+ * before all that proves rows kept until now: what was removed between the one and the other would else go unseen (I4).
  */
 export function pollPrimary(serverVersionNum: number, physicalSlot: string, pinPrefix: string): string {
   return `
+SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name OPERATOR(pg_catalog.=) ${quoteLiteral(physicalSlot)}
+                  AND slot_type OPERATOR(pg_catalog.=) 'physical' AND catalog_xmin IS NOT NULL) AS holds_rows;
 SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        (SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()) AS system_identifier,
        pg_catalog.current_setting('wal_level') AS wal_level,
