@@ -155,7 +155,7 @@ function provisionNow(
   seen: Observed,
   journal: JournalState,
 ): Provision {
-  const provision = stays ? known : provisionOf({ ...known, state: "creating" }, local);
+  const provision = provisionOf(stays ? known : { ...known, state: "creating" }, local);
   const { origin } = provision;
   return { staged: [], origin, proof: proofNow(provision, local, original, { ...seen, journal }) };
 }

@@ -688,6 +688,15 @@ describe("which attempts are remembered", () => {
     expect(stagedIn(look(start(), []))).toEqual([[], []]);
   });
 
+  test("loaded in the place of one that was proven, it is not proven by that (I2, I4)", () => {
+    const known = journalOf([record("x", "owned", 600, { staged: [held] })]);
+    const loaded = slot("x", 500, { restartLsn: held.restartLsn });
+    const standby = standbyView([loaded], { serverVersionNum: 150_018 });
+    const x = look(known, [], { standby }).slots.get("x");
+    expect(x?.origin).toEqual(held);
+    expect(x?.proof).toMatchObject({ start: false, wal: false });
+  });
+
   test("a guard loaded from a file that nobody knows protects nobody, and goes (I2)", () => {
     const x = slot("x", 500);
     const { actions, verdicts } = plan({
