@@ -43,7 +43,7 @@ const PROGRESS_EVERY_MS = 1_000;
  * Brings every slot to its exact recorded position, makes those that only a guard holds, removes what is not safe, then removes our
  * guards, and returns the gap report, which is journalled. Throws when the server is still (or again) a standby, or is lost.
  */
-async function finishPromotion(context: FinishContext): Promise<FinishReport> {
+async function finishPromotion(context: FinishContext, tookBack: boolean): Promise<FinishReport> {
   const started = context.now();
   const look = await observePromoted(context.control);
   if (look.inRecovery) throw new Error("this server is a standby: there is no promotion to finish");
@@ -59,7 +59,8 @@ async function finishPromotion(context: FinishContext): Promise<FinishReport> {
     steps.filter((step) => errors.get(step)).map((step) => step.record.databaseOid),
   );
   const { removed, left } = await removeGuards(context, look.slots, failedDatabases);
-  const report = reportOf(steps, errors, left, endOfWal, look.timeline, started, context.now());
+  const done = reportOf(steps, errors, left, endOfWal, look.timeline, started, context.now());
+  const report = { ...done, complete: done.complete && tookBack };
   await context.record(noteFinish(journal, steps, errors, removed, report));
   return report;
 }
@@ -71,25 +72,28 @@ async function finishPromotion(context: FinishContext): Promise<FinishReport> {
  */
 export async function finishOnce(context: FinishContext): Promise<FinishReport | null> {
   const { journal } = context;
-  await takeBackStaged(context);
+  const tookBack = await takeBackStaged(context);
   if (journal.phase !== "primary") {
-    if (journal.observedAt > 0 || journal.slots.size > 0) return finishPromotion(context);
+    if (journal.observedAt > 0 || journal.slots.size > 0) return finishPromotion(context, tookBack);
     await context.record({ ...journal, phase: "primary" });
     return null;
   }
   const done = journal.finish;
-  if (done?.complete === false) return finishPromotion(context);
+  if (done?.complete === false) return finishPromotion(context, tookBack);
   const { inRecovery, timeline } = await observePromoted(context.control);
   const same = done === null || done.timeline === null || timeline === null || done.timeline === timeline;
-  return inRecovery || same ? done : finishPromotion({ ...context, journal: startOver(journal) });
+  return inRecovery || same ? done : finishPromotion({ ...context, journal: startOver(journal) }, tookBack);
 }
 
-/** First of all: the folder of a staged slot stands in the way of making it, and would be loaded at the next start. */
-async function takeBackStaged({ control, directory, journal, log }: FinishContext): Promise<void> {
-  if (directory === null) return;
+/**
+ * First of all: the folder of a staged slot stands in the way of making it, and would be loaded at the next start (I6). False when one
+ * may be left, for another attempt.
+ */
+async function takeBackStaged({ control, directory, journal, log }: FinishContext): Promise<boolean> {
+  if (directory === null) return true;
   try {
     const { inRecovery, systemIdentifier, slotNames } = await observePromoted(control);
-    if (inRecovery || (journal.systemIdentifier ?? systemIdentifier) !== systemIdentifier) return;
+    if (inRecovery || (journal.systemIdentifier ?? systemIdentifier) !== systemIdentifier) return true;
     const { serverVersionNum } = control;
     const removed = await unstageAll({
       directory,
@@ -100,10 +104,14 @@ async function takeBackStaged({ control, directory, journal, log }: FinishContex
     });
     if (removed.length > 0)
       log.info(`staged slots are taken back, for this node is a primary: ${removed.join(", ")}`);
+    return true;
   } catch (error) {
     log.error(
       `slots that were staged in ${directory} could not be taken back, and would be loaded at the next start of this primary: ${describeError(error)}`,
     );
+    const { slots, guards, lowGuards } = journal;
+    const records = [...slots.values(), ...Object.values(guards), ...Object.values(lowGuards)];
+    return !records.some(({ staged }) => staged.length > 0);
   }
 }
 

@@ -108,12 +108,12 @@ function row(one: LogicalSlot) {
   };
 }
 
-async function finish(server: Server, journal: JournalState) {
+async function finish(server: Server, journal: JournalState, directory: string | null = null) {
   const report = await finishOnce({
     control: await server.open("db1"),
     open: (database) => server.open(database),
     connections: 2,
-    directory: null,
+    directory,
     journal,
     record: async () => {},
     log: pino({ level: "silent" }),
@@ -172,4 +172,24 @@ test("a slot that was not promised takes no replication slot from one that was (
     record("promised", "seen", null, at(500, { protection: "guarded" })),
   ]);
   expect((await finish(server, journal)).outcomes).toEqual({ promised: "materialised", spare: "failed" });
+});
+
+test("while what was staged cannot be taken back, nothing is complete: it would be loaded at the next start (I6)", async () => {
+  const staged = {
+    ...{
+      databaseOid: 1,
+      plugin: "pgoutput",
+      twoPhase: false,
+      restartLsn: lsn(90),
+      confirmedFlushLsn: lsn(100),
+    },
+    ...{ snapshot: "kept" as const, pin: null, at: NOW },
+  };
+  const known = (more: Partial<SlotRecord>) =>
+    journalOf([record("x", "seen", null, at(100, more))], { guards: {} });
+  const missing = "/nonexistent/data";
+  expect(await finish(new Server([], 10), known({ staged: [staged] }), missing)).toMatchObject({
+    complete: false,
+  });
+  expect(await finish(new Server([], 10), known({ staged: [] }), missing)).toMatchObject({ complete: true });
 });
