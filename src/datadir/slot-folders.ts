@@ -151,6 +151,10 @@ async function stageFolder(dir: string, path: string, bytes: Uint8Array, before:
   // rename would take the place of an empty folder, which is what must never stand there
   if ((await kindOf(path)) !== null) throw new Error(`${path} appeared meanwhile`);
   await renameDurably(temporary, path, before);
+  // a server that starts just now empties what it finds under a temporary name: without its file it would not start once more
+  if ((await kindOf(join(path, STATE))) === "file") return;
+  await removeTree(path, before);
+  throw new Error("a server that starts has emptied it");
 }
 
 async function replaceState(dir: string, path: string, bytes: Uint8Array, before: BeforeStep): Promise<void> {

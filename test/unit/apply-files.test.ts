@@ -7,6 +7,7 @@ import type { Outcome } from "../../src/apply/errors.ts";
 import { type FilesContext, runFiles } from "../../src/apply/files.ts";
 import type { PinKeeper } from "../../src/apply/pin.ts";
 import { SnapshotStore } from "../../src/apply/snapshot-store.ts";
+import { writeSlotFolder } from "../../src/datadir/slot-folders.ts";
 import type { FileAction } from "../../src/domain/action.ts";
 import type { Staged } from "../../src/domain/journal.ts";
 import { crc32c } from "../../src/pg/crc32c.ts";
@@ -132,4 +133,17 @@ test("that there is no snapshot counts only where the slot stands in memory, not
   const moving = await run([stage("x")], { restarts: ["0/64", "0/64", "0/70"] });
   expect(moving.noted).toEqual([]);
   expect(String(moving.outcomes[0]?.error)).toMatch(/moves on faster/);
+});
+
+test("a server that starts and clears temporary folders meanwhile: no folder without a state file is left (I11)", async () => {
+  const directory = mkdtempSync(path.join(os.tmpdir(), "slotsync-files-"));
+  onTestFinished(() => rmSync(directory, { recursive: true }));
+  mkdirSync(path.join(directory, "pg_replslot"));
+  const beforeStep = (step: string) => {
+    if (step.startsWith("rename")) rmSync(path.join(directory, "pg_replslot/x.tmp/state"));
+  };
+  await expect(writeSlotFolder(directory, "x", stateFile("x"), 15, { beforeStep })).rejects.toThrow(
+    /not_writable|was left/,
+  );
+  expect(readdirSync(path.join(directory, "pg_replslot"))).toEqual([]);
 });
