@@ -1,5 +1,6 @@
 /** What goes on around a crash, and how to tell what a slot owes after it. */
 import { setTimeout as sleep } from "node:timers/promises";
+import { onTestFinished } from "vitest";
 import type { FinishedSlot } from "../../src/domain/finish.ts";
 import { type Lsn, minLsn, parseLsn } from "../../src/domain/lsn.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
@@ -29,6 +30,18 @@ export function committedAfter(changes: readonly Change[], position: Lsn, end?: 
     transaction = [];
   }
   return result;
+}
+
+/** A transaction that has run the statement and stays open until it is told to commit, or its server dies. */
+export async function openTransaction(
+  server: PgServer,
+  statement: string,
+): Promise<{ commit: () => Promise<void> }> {
+  const client = await server.connect();
+  onTestFinished(() => client.end().catch(() => {}));
+  await client.query("begin");
+  await client.query(statement);
+  return { commit: async () => void (await client.query("commit")) };
 }
 
 /** Makes slots now and then. */
