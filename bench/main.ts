@@ -1,4 +1,4 @@
-/** `npm run bench -- [--quick] [--only SECTION,…] [--json FILE]`: the figures of the README, beside the built-in worker's. */
+/** `npm run bench -- [--quick] [--only SECTION,…] [--files-on 12,15] [--json FILE]`: the figures of the README, beside the built-in worker's. */
 import { writeFileSync } from "node:fs";
 import os from "node:os";
 import { parseArgs } from "node:util";
@@ -6,6 +6,7 @@ import { ensureServerBinaries } from "../src/sandbox/binaries.ts";
 import { disposeAll } from "../src/sandbox/workspace.ts";
 import type { Scope } from "./scope.ts";
 import { type BusyPart, busy } from "./sections/busy.ts";
+import { files } from "./sections/files.ts";
 import { many } from "./sections/many.ts";
 import { promotion } from "./sections/promotion.ts";
 import { protect } from "./sections/protect.ts";
@@ -13,10 +14,15 @@ import { stretch } from "./sections/stretch.ts";
 import { MAJORS } from "./system.ts";
 import { markdown, type SectionResult } from "./table.ts";
 
-const SECTIONS = ["protect", "staleness", "cost", "promotion", "stretch", "many"] as const;
+const SECTIONS = ["protect", "staleness", "cost", "promotion", "stretch", "many", "files"] as const;
 
 const { values } = parseArgs({
-  options: { quick: { type: "boolean" }, only: { type: "string" }, json: { type: "string" } },
+  options: {
+    quick: { type: "boolean" },
+    only: { type: "string" },
+    json: { type: "string" },
+    "files-on": { type: "string", default: "12,15" },
+  },
 });
 const chosen = new Set<string>(values.only?.split(",") ?? SECTIONS);
 for (const name of chosen)
@@ -32,6 +38,12 @@ const scope: Scope = {
     ),
 };
 
+/** Majors on which guards come by their files: 12 to 15. */
+const fileMajors = values["files-on"].split(",").map(Number);
+for (const major of fileMajors)
+  if (![12, 13, 14, 15].includes(major))
+    throw new Error(`--files-on takes majors from 12 to 15, not ${major}`);
+
 const results: SectionResult[] = [];
 const parts = (["staleness", "cost"] as const).filter((part: BusyPart) => chosen.has(part));
 const work: [boolean, () => Promise<SectionResult | SectionResult[]>][] = [
@@ -40,9 +52,11 @@ const work: [boolean, () => Promise<SectionResult | SectionResult[]>][] = [
   [chosen.has("promotion"), () => promotion(scope)],
   [chosen.has("stretch"), () => stretch(scope)],
   [chosen.has("many"), () => many(scope)],
+  [chosen.has("files"), () => files(scope, fileMajors)],
 ];
 try {
-  for (const major of Object.values(MAJORS)) await ensureServerBinaries(major);
+  const majors = [...Object.values(MAJORS), ...(chosen.has("files") ? fileMajors : [])];
+  for (const major of majors) await ensureServerBinaries(major);
   for (const [wanted, measure] of work) {
     if (!wanted) continue;
     const measured = [await measure()].flat();

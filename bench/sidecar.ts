@@ -3,7 +3,9 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, openSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";
+import type { Proof } from "../src/domain/journal.ts";
 import { type Lsn, parseLsn } from "../src/domain/lsn.ts";
+import { isProven } from "../src/domain/proof.ts";
 import type { PgServer } from "../src/sandbox/server.ts";
 import { peakRssMiB, processCpuMs } from "./cpu.ts";
 
@@ -19,6 +21,8 @@ export interface JournalMemo {
   phase: string;
   observedAt: number;
   slots: Map<string, SlotMemo>;
+  /** Two a database on 12 to 15. */
+  guards: { name: string; proven: boolean }[];
   finish: { complete: boolean; durationMs: number } | null;
 }
 
@@ -83,6 +87,10 @@ export class SidecarProcess {
       phase: body.phase,
       observedAt: body.observedAt,
       finish: body.finish,
+      guards: [...body.guards, ...body.lowGuards].map(({ name, state, proof }) => ({
+        name,
+        proven: state === "owned" && isProven(proof),
+      })),
       slots: new Map(
         body.slots.map(({ name, primaryConfirmedFlushLsn: lsn, protection }) => [
           name,
@@ -108,9 +116,17 @@ export class SidecarProcess {
   }
 }
 
+interface GuardBody {
+  name: string;
+  state: string;
+  proof: Proof;
+}
+
 interface JournalBody {
   phase: string;
   observedAt: number;
+  guards: GuardBody[];
+  lowGuards: GuardBody[];
   slots: { name: string; primaryConfirmedFlushLsn: string | null; protection: string }[];
   finish: JournalMemo["finish"];
 }

@@ -1,5 +1,6 @@
 /** What is compared: a primary with one standby, kept in step by the sidecar (16) or by the built-in worker (17). */
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
+import path from "node:path";
 import { type Lsn, parseLsn, parseLsnOrNull } from "../src/domain/lsn.ts";
 import { addStandby, createPrimary } from "../src/sandbox/cluster.ts";
 import { eventually } from "../src/sandbox/poll.ts";
@@ -28,6 +29,8 @@ export interface SystemOptions {
   /** over the common ones */
   settings?: Settings;
   databases?: readonly string[];
+  /** another than the kind's own */
+  major?: number;
 }
 
 export interface LocalSlot {
@@ -56,7 +59,8 @@ export class System {
     const workspace = new Workspace();
     try {
       const settings = { ...SETTINGS, ...options.settings };
-      const primary = await createPrimary({ major: MAJORS[kind], workspace, fsync: true, settings });
+      const { major = MAJORS[kind] } = options;
+      const primary = await createPrimary({ major, workspace, fsync: true, settings });
       for (const database of options.databases ?? []) await primary.query(`create database ${database}`);
       for (const database of options.databases ?? ["postgres"]) {
         await primary.query(
@@ -86,9 +90,9 @@ export class System {
   }
 
   async createSlot({ name, database }: SlotName): Promise<void> {
-    const flags = this.kind === "builtIn" ? "false, false, true" : "false, false";
+    const flags = this.kind === "builtIn" ? ", false, false, true" : "";
     await this.primary.query(
-      `select pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput', ${flags})`,
+      `select pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput'${flags})`,
       [name],
       database,
     );
@@ -134,6 +138,34 @@ export class System {
         persistent: !temp,
       }));
     };
+  }
+
+  /** On 12 to 15: starts the sidecar, waits for its guards' files, restarts the standby for them, and waits until they are proven. */
+  async startSyncWithGuards(): Promise<void> {
+    this.startSync();
+    const guards = () => this.sidecar?.journal()?.guards ?? [];
+    const staged = (name: string) =>
+      existsSync(path.join(this.standby.dataDir, "pg_replslot", name, "state"));
+    await eventually(() => guards().length === 2 && guards().every(({ name }) => staged(name)), {
+      what: "the guards' files",
+      timeoutMs: 60_000,
+    });
+    await this.standby.restart();
+    await eventually(() => guards().every(({ proven }) => proven), {
+      what: "the guards to be proven",
+      timeoutMs: 60_000,
+    });
+  }
+
+  /** Waits until the sidecar calls all of them ready. */
+  async untilTold(names: readonly string[], timeoutMs = 60_000): Promise<void> {
+    await eventually(
+      () => {
+        const slots = this.sidecar?.journal()?.slots;
+        return names.every((name) => ["synced", "guarded"].includes(slots?.get(name)?.protection ?? ""));
+      },
+      { what: `${names.length} slots to be protected`, timeoutMs, intervalMs: 5 },
+    );
   }
 
   /** Waits until all of them are on the standby for good (and in the sidecar's eyes). Returns how long it took. */
