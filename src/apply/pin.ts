@@ -7,6 +7,7 @@ import type { LogicalSlot } from "../domain/slot.ts";
 import { xidPrecedesOrEquals } from "../domain/xid.ts";
 import type { PgSession } from "../pg/session.ts";
 import { COPY_PIN, CREATE_PIN } from "../pg/sql.ts";
+import { briefly } from "./advance.ts";
 
 /** Opens a session on the primary; null for whatever database the poll uses. */
 export type OpenPrimary = (purpose: string, database: string | null, patient: boolean) => Promise<PgSession>;
@@ -38,9 +39,14 @@ export class PinKeeper {
     return name;
   }
 
-  /** A new one, where there is no slot to copy: waits for the transactions that are running on the primary. */
+  /**
+   * A new one, where there is no slot to copy. It waits for the transactions that are running on the primary, but not for long: all
+   * that is to be done with slot files stands behind it.
+   */
   create(): Promise<string> {
-    return this.#make(null, (session, name) => session.query(CREATE_PIN, [name], { what: "pinning" }));
+    return this.#make(null, (session, name) =>
+      briefly(session, () => session.query(CREATE_PIN, [name], { what: "pinning" })),
+    );
   }
 
   #copy(slot: LogicalSlot): Promise<string> {

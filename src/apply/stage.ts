@@ -49,9 +49,16 @@ export async function stageSlots(
   const held = [...rows.values()].filter((slot) => slot.restartLsn !== null);
   const pin = copies && held.length > 0 ? await pins.hold(held) : null;
   let fresh: string | null = null;
-  for (const action of actions) {
+  let refused: unknown = null;
+  // last those that wait for the transactions on the primary: one prepared and forgotten must not keep the others from being staged
+  for (const action of actions.toSorted((a, b) => Number(a.source === null) - Number(b.source === null))) {
     try {
-      if (action.source === null) fresh ??= await pins.create();
+      if (action.source === null && refused !== null) throw refused;
+      if (action.source === null)
+        fresh ??= await pins.create().catch((error: unknown) => {
+          refused = error;
+          throw error;
+        });
       await stageOne(action, action.source ?? fresh ?? "", pin ?? fresh, context);
       report(action, null);
     } catch (error) {
