@@ -1,11 +1,13 @@
 /** What scenarios of slots that come by their files share. */
-import { readdirSync } from "node:fs";
+import { readdirSync, rmSync } from "node:fs";
 import path from "node:path";
 import type { SlotStatus, Status } from "../../src/domain/status.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
+import type { TestCluster } from "./cluster-fixture.ts";
 import { describeEach, fileMajors } from "./majors.ts";
 import type { TestSidecar } from "./sidecar.ts";
 import { slotsOf } from "./slots.ts";
+import { waitForReplay } from "./wal.ts";
 
 /** Cycles come soon, so that what is to happen within one does. */
 export const QUICK = { minMs: 100, maxMs: 500 };
@@ -67,4 +69,33 @@ export async function untilRecorded(
   return sidecar.until("the positions to be recorded", (status) =>
     names.every((name) => slotIn(status, name)?.primaryConfirmedFlushLsn === there.get(name)?.confirmed),
   );
+}
+
+/** The names of the WAL segments that lie in a server's data directory. */
+export function segmentsOf(server: PgServer): string[] {
+  return readdirSync(path.join(server.dataDir, "pg_wal"))
+    .filter((name) => /^[0-9A-F]{24}$/.test(name))
+    .toSorted();
+}
+
+/**
+ * Restarts the standby, and meanwhile removes the WAL there that its own start does not need; the primary has all of it, unless it is
+ * to lose it too. Returns the names of the segments.
+ */
+export async function loseWal(
+  { primary, standby }: Pick<TestCluster, "primary" | "standby">,
+  everywhere = false,
+): Promise<string[]> {
+  await primary.query("checkpoint");
+  await waitForReplay(primary, standby);
+  await standby.query("checkpoint");
+  await standby.stop();
+  const there = segmentsOf(primary);
+  const lost = segmentsOf(standby).filter((name) => name < (there.at(-2) ?? ""));
+  if (lost.length === 0 || lost.some((name) => !there.includes(name)))
+    throw new Error(`there is no WAL to lose: ${lost.join()} of ${there.join()}`);
+  for (const server of everywhere ? [standby, primary] : [standby])
+    for (const name of lost) rmSync(path.join(server.dataDir, "pg_wal", name));
+  await standby.start();
+  return lost;
 }

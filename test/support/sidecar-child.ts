@@ -54,7 +54,7 @@ if (crash?.at === "statement") {
 
 if (crash?.at === "file") {
   const pattern = new RegExp(crash.matching);
-  const { mkdir, open, rename, rm } = fs;
+  const { link, mkdir, open, rename, rm } = fs;
   const dying = <R>(what: string, run: () => Promise<R>) => dyingAtFile(what, run as () => Promise<unknown>);
   const dyingAtFile = dyingAt(
     crash,
@@ -65,6 +65,7 @@ if (crash?.at === "file") {
     mkdir: (...args: Parameters<typeof mkdir>) => dying(`mkdir ${args[0]}`, () => mkdir(...args)),
     rename: (...args: Parameters<typeof rename>) =>
       dying(`rename ${args[0]} ${args[1]}`, () => rename(...args)),
+    link: (...args: Parameters<typeof link>) => dying(`link ${args[0]} ${args[1]}`, () => link(...args)),
     rm: (...args: Parameters<typeof rm>) => dying(`remove ${args[0]}`, () => rm(...args)),
     open: (...args: Parameters<typeof open>) =>
       dying(`${creates(args[1]) ? "create" : "open"} ${args[0]}`, () => open(...args)),

@@ -10,7 +10,7 @@ import { eventually } from "./wait.ts";
 
 /**
  * Where the process ends itself with SIGKILL: around the nth write of its journal, the nth statement that fits, parameters and all, or
- * the nth change to a file that fits, as `mkdir path`, `create path`, `rename from to` or `remove path`.
+ * the nth change to a file that fits, as `mkdir path`, `create path`, `rename from to`, `link from to` or `remove path`.
  */
 export type CrashPoint = { when: "before" | "after"; nth: number } & (
   | { at: "save" }
