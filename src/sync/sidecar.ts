@@ -232,6 +232,9 @@ export class Sidecar {
     const key = backoffKey(action);
     if (error === null) {
       this.memory.succeeded(key);
+      // what could not be completed was another slot of that name: the next one must not be given up for it
+      if (action.kind === "drop" || action.kind === "stage")
+        this.memory.succeeded(completeBackoffKey(action.slot));
       if (action.kind === "advance_guard") this.memory.guardAdvanced(action.guard, this.now());
       this.journal = noteDone(this.journal, action);
       const cameOrWent = action.kind === "create" || action.kind === "drop";
