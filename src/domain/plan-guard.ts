@@ -106,7 +106,6 @@ export function planGuard(
   const { journal, memory } = input;
   const base = { database: state.name, databaseOid: state.oid };
   if (state.creating) return [];
-  if (!createsOnStandby(input.standby.serverVersionNum)) return planLoadedGuards(state, relied, input);
   if (!state.guard) {
     if (!mayTry(guardBackoffKey(state.oid), memory) || !take(headroom)) return [];
     return [
@@ -136,21 +135,23 @@ const SPREAD_BYTES = 64 * 1024 * 1024;
  * Where guards come by their files there are two a database from the beginning, for none can be copied later: one goes as far as G1
  * lets it go for all but the laggards, the other waits for those (G3).
  */
-function planLoadedGuards(state: DatabaseState, relied: readonly Lsn[], input: PlanInput): Action[] {
+export function planLoadedGuards(state: DatabaseState, relied: readonly Lsn[], input: PlanInput): Action[] {
   const { guard, hold, provision, holdProvision } = state;
-  const least = guardTarget(relied, input);
   const isServed = (position: Lsn) =>
     hold !== null &&
     isProven(proofNow(holdProvision, hold, null, input)) &&
     maxLsn(hold.confirmedFlushLsn, state.holdMaxTarget) <= position &&
     bytesBetween(position, input.primary.walLsn) > SPREAD_BYTES;
-  const fresh = guardTarget(
-    relied.filter((position) => !isServed(position)),
-    input,
-  );
+  // a position behind a guard is none that this one can serve: only the other may have to wait for it
+  const targetOf = (source: Source, positions: readonly Lsn[]) =>
+    guardTarget(
+      positions.filter((position) => position >= source.confirmedFlushLsn),
+      input,
+    );
+  const forFresh = relied.filter((position) => !isServed(position));
   return [
-    ...(guard ? advanceLoaded(state, guard, provision, fresh, input) : []),
-    ...(hold ? advanceLoaded(state, hold, holdProvision, least, input) : []),
+    ...(guard ? advanceLoaded(state, guard, provision, targetOf(guard, forFresh), input) : []),
+    ...(hold ? advanceLoaded(state, hold, holdProvision, targetOf(hold, relied), input) : []),
   ];
 }
 

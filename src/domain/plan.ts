@@ -4,6 +4,7 @@
  * invariant (see docs/safety.md); test/unit/plan.property.test.ts holds them against random histories.
  */
 import type { Action } from "./action.ts";
+import { createsOnStandby } from "./capability.ts";
 import type { GuardRecord, JournalState } from "./journal.ts";
 import { isGuardOf } from "./names.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
@@ -15,6 +16,7 @@ import {
   inspectDatabase,
   planGuard,
   planHold,
+  planLoadedGuards,
   whyHopeless,
 } from "./plan-guard.ts";
 import { decideSlot, type SlotDecision } from "./plan-slot.ts";
@@ -172,7 +174,9 @@ function planDatabase(
   const relied = positions.filter((position) => !state.guard || position >= state.guard.confirmedFlushLsn);
   const advances = planAdvances(state, decisions, relied, input, result.budgetMs, headroom);
   const creates = decisions.flatMap((decision) => (decision.create ? [decision.create] : []));
-  const guard = planGuard(state, relied, advances.rideTo, creates.length > 0, input, headroom);
+  const guard = createsOnStandby(input.standby.serverVersionNum)
+    ? planGuard(state, relied, advances.rideTo, creates.length > 0, input, headroom)
+    : planLoadedGuards(state, positions, input);
   const unserved = [...decisions.flatMap((decision) => decision.needsHold ?? []), ...positions];
 
   result.actions.push(...planHold(state, guard, unserved, input, headroom), ...guard);

@@ -88,11 +88,13 @@ export function buildStatus(
     primaryLostAt: isoOrNull(journal.primaryLostAt ?? 0),
     problems: [...problems],
     slots,
-    guards: Object.values(journal.guards).map(({ database, name }) => ({
-      database,
-      name,
-      confirmedFlushLsn: usablePosition(locals.get(name)),
-    })),
+    guards: [...Object.values(journal.guards), ...Object.values(journal.lowGuards)].map(
+      ({ database, name }) => ({
+        database,
+        name,
+        confirmedFlushLsn: usablePosition(locals.get(name)),
+      }),
+    ),
     restart: restartStatus(journal, standby),
     finish: journal.finish,
   };
