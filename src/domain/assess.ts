@@ -84,7 +84,9 @@ function recorded(guarded: boolean, slot: PrimarySlot, { journal, standby }: Ass
     const source = slotNamed(standby.slots, guard?.name);
     if (!guard || !source || source.confirmedFlushLsn === null || slot.confirmedFlushLsn === null)
       return false;
-    return source.confirmedFlushLsn <= slot.confirmedFlushLsn && isProven(provisionOf(guard, source).proof);
+    const { start, wal, rows } = provisionOf(guard, source).proof;
+    const held = rows || isFailoverReady(record.protection);
+    return source.confirmedFlushLsn <= slot.confirmedFlushLsn && start && wal && held;
   });
 }
 

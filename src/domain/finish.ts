@@ -4,11 +4,12 @@
  */
 import { assertNever } from "./assert-never.ts";
 import { shareDecodes } from "./finish-share.ts";
-import type { JournalState, SlotRecord } from "./journal.ts";
+import type { JournalState, Proof, SlotRecord } from "./journal.ts";
 import { bytesBetween, formatLsn, type Lsn, minLsn } from "./lsn.ts";
 import { holdName } from "./names.ts";
 import { isOurs, originalOf, whyUnsafe } from "./ownership.ts";
-import { isProven, provisionOf } from "./proof.ts";
+import { provisionOf } from "./proof.ts";
+import { isFailoverReady } from "./protection.ts";
 import { type StandbySlot, sameIdentity, slotNamed } from "./slot.ts";
 
 /** One thing to do on the new primary. */
@@ -152,9 +153,14 @@ function materialise(record: SlotRecord, input: FinishInput, dropFirst: string |
   if (record.twoPhase || record.primaryInvalidation !== null)
     return none(record, record.detail ?? "it was not protected");
   const to = minLsn(confirmed, input.endOfWal);
-  const source = sourceFor(input, record.databaseOid, to);
+  const source = sourceFor(input, record.databaseOid, to, isFailoverReady(record.protection));
   if (!source) return none(record, record.detail ?? "no guard of this node reaches back to its position");
   return { kind: "materialise", record, from: source.name, to, dropFirst, outcome: "materialised" };
+}
+
+/** I4: for a slot that was ready the rows are there, whatever the guard itself may lack. */
+function serves({ start, wal, rows }: Proof, rowsHeld: boolean): boolean {
+  return start && wal && (rows || rowsHeld);
 }
 
 /** Our guard or hold that lies at or behind the position (G2), the nearest of them, or null. */
@@ -162,6 +168,7 @@ function sourceFor(
   { journal, slots }: FinishInput,
   databaseOid: number,
   to: Lsn,
+  rowsHeld = false,
 ): { name: string; restart: Lsn } | null {
   const guards = [journal.guards[databaseOid], journal.lowGuards[databaseOid]];
   let nearest: { name: string; restart: Lsn; at: Lsn } | null = null;
@@ -169,7 +176,7 @@ function sourceFor(
     const { name, confirmedFlushLsn, restartLsn } = slot;
     const guard = guards.find((each) => each?.name === name);
     const ours = guard
-      ? isProven(provisionOf(guard, slot).proof)
+      ? serves(provisionOf(guard, slot).proof, rowsHeld)
       : name === holdName(journal.instanceId, databaseOid);
     if (!ours || slot.databaseOid !== databaseOid || slot.invalidation !== null) continue;
     if (confirmedFlushLsn === null || restartLsn === null || confirmedFlushLsn > to) continue;

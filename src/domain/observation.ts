@@ -72,7 +72,7 @@ export interface StandbyView {
   databases: readonly { oid: number; name: string }[];
   /** Whether the role may manage replication slots. */
   mayReplicate: boolean;
-  /** Changes whenever the standby's feedback may have been interrupted: a new walreceiver, settings read again (I4). */
+  /** Changes whenever the standby's feedback may have been interrupted: a new walreceiver, another physical slot (I4). */
   feedbackSession: string;
   /** Its data directory, where that is needed; null when it was not looked at. */
   files: FilesView | null;

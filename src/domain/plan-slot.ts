@@ -17,9 +17,9 @@ import {
 } from "./plan-guard.ts";
 import { comesByFile, folderConflict, untilRestart } from "./plan-stage.ts";
 import { isProven, proofNow, provisionOf } from "./proof.ts";
-import { blocked, GUARDED, SYNCED, type Verdict, waiting } from "./protection.ts";
+import { blocked, GUARDED, isFailoverReady, SYNCED, type Verdict, waiting } from "./protection.ts";
 import { type PrimarySlot, type StandbySlot, slotNamed } from "./slot.ts";
-import type { Xid } from "./xid.ts";
+import { type Xid, xidPrecedesOrEquals } from "./xid.ts";
 
 export interface SlotDecision {
   slot: PrimarySlot;
@@ -88,7 +88,7 @@ function decideUnloaded(
   const [guard, provision] =
     cover === "guard" ? [database.guard, database.provision] : [database.hold, database.holdProvision];
   if (!guard) return pending;
-  const verdict = pluginUnproven(slot.plugin, input) ?? guardedBy(guard, provision, position, input);
+  const verdict = pluginUnproven(slot.plugin, input) ?? guardedBy(guard, provision, slot, position, input);
   return { ...pending, verdict, relies: position };
 }
 
@@ -229,7 +229,7 @@ function guardedMeanwhile(
   const [guard, provision] =
     cover === "guard" ? [database.guard, database.provision] : [database.hold, database.holdProvision];
   if (!guard || pluginUnproven(slot.plugin, input)) return {};
-  const verdict = guardedBy(guard, provision, confirmed, input);
+  const verdict = guardedBy(guard, provision, slot, confirmed, input);
   return verdict === GUARDED ? { verdict, relies: confirmed } : {};
 }
 
@@ -336,13 +336,36 @@ function decideMissing(
     decision.verdict = unloadable;
     if (!decision.create) Object.assign(decision, probeOf(slot, database, input));
   } else if (database.guard)
-    decision.verdict = guardedBy(database.guard, database.provision, position, input);
+    decision.verdict = guardedBy(database.guard, database.provision, slot, position, input);
   return { ...decision, relies: position };
 }
 
 /** How a slot stands that is copied out of `guard` when it is needed. */
-function guardedBy(guard: StandbySlot, provision: Provision, position: Lsn, input: PlanInput): Verdict {
-  return notFlushed(position, input) ?? doubtsOf(guard, provision, null, input) ?? GUARDED;
+function guardedBy(
+  guard: StandbySlot,
+  provision: Provision,
+  slot: PrimarySlot,
+  position: Lsn,
+  input: PlanInput,
+): Verdict {
+  const held = isHeldFor(slot, input);
+  const rows = { ...provision, proof: { ...provision.proof, rows: provision.proof.rows || held } };
+  return (
+    notFlushed(position, input) ?? doubtsOf(guard, rows, held ? guard.catalogXmin : null, input) ?? GUARDED
+  );
+}
+
+/**
+ * I4 for a slot that is copied out of a guard at its very position: it needs no older rows than the primary's slot does, which has kept
+ * them until this look; from now on the physical slot keeps them. Whatever the guard itself may have lacked before is decoded by nobody.
+ */
+function isHeldFor(slot: PrimarySlot, { primary, journal }: PlanInput): boolean {
+  if (primary.physicalSlot === null)
+    return isFailoverReady(journal.slots.get(slot.name)?.protection ?? "waiting");
+  const { catalogXmin } = primary.physicalSlot;
+  return (
+    catalogXmin !== null && slot.catalogXmin !== null && xidPrecedesOrEquals(catalogXmin, slot.catalogXmin)
+  );
 }
 
 /** Sees whether the plugin loads, unless that is known. */

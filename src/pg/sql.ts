@@ -84,8 +84,8 @@ SELECT ${slotColumns(serverVersionNum)}
 }
 
 /**
- * One look at the standby. A setting that the role may not see is NULL. `feedback_session` changes with a new walreceiver and whenever
- * the settings were read again: between two looks hot_standby_feedback may have been off, or the physical slot another one (I4).
+ * One look at the standby. A setting that the role may not see is NULL. `feedback_session` changes with a new walreceiver: between two
+ * looks the physical slot may have become another one (I4).
  */
 export function lookAtStandby(serverVersionNum: number): string {
   const setting = (name: string) =>
@@ -104,7 +104,7 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text AS replay_lsn,
        pg_catalog.pg_last_wal_receive_lsn()::pg_catalog.text AS receive_lsn,
        EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver) AS streaming,
-       pg_catalog.concat_ws(' ', (SELECT pid FROM pg_catalog.pg_stat_wal_receiver), pg_catalog.pg_conf_load_time(),
+       pg_catalog.concat_ws(' ', (SELECT pid FROM pg_catalog.pg_stat_wal_receiver),
                             pg_catalog.pg_postmaster_start_time()) AS feedback_session,
        pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())::pg_catalog.text AS started_epoch_s,
        pg_catalog.current_setting('port')::pg_catalog.int4 AS port,
@@ -255,3 +255,11 @@ SELECT oid::pg_catalog.text AS oid, datname::pg_catalog.text AS name
 
 export const WAL_SEGMENT_BYTES = `
 SELECT setting AS bytes FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) 'wal_segment_size'`;
+
+const LIST_FOLDER = "pg_catalog.pg_ls_dir(pg_catalog.text,pg_catalog.bool,pg_catalog.bool)";
+
+/** The names of all serialized snapshots, with blanks between them; NULL when the role may not list them. */
+export const LIST_SNAPSHOTS = `
+SELECT CASE WHEN pg_catalog.has_function_privilege('${LIST_FOLDER}', 'EXECUTE')
+  THEN (SELECT COALESCE(pg_catalog.string_agg(d.name, ' '), '')
+          FROM pg_catalog.pg_ls_dir('pg_logical/snapshots', true, false) AS d(name)) END AS names`;

@@ -242,7 +242,10 @@ describe("while both servers answer", () => {
       });
     const covered = (rows: boolean) =>
       input({
-        journal: journal([record("a", 700, { state: "seen", ours: null })], { guards: guardAs(rows) }),
+        journal: journal(
+          [record("a", 700, { state: "seen", ours: null, protection: rows ? "guarded" : "waiting" })],
+          { guards: guardAs(rows) },
+        ),
         standby: standby([slot(GUARD, 650)], version),
       });
     for (const each of [own, covered]) {
