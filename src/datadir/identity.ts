@@ -8,7 +8,7 @@ import { DataDirectoryError, errnoOf, readError } from "./errors.ts";
 import { asksForStandby } from "./settings.ts";
 
 /** The server's state as pg_control says; "other" while it starts, stops or recovers from a crash. */
-export type ControlState = "shut_down" | "shut_down_in_recovery" | "in_recovery" | "in_production" | "other";
+type ControlState = "shut_down" | "shut_down_in_recovery" | "in_recovery" | "in_production" | "other";
 
 /** What postmaster.pid says of the server that runs here, or ran when its machine died. */
 export interface RunningServer {

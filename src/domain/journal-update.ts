@@ -116,9 +116,11 @@ function settle(
     return { state: "seen", ours: null, births: [], maxTarget: null, dropping: false, ...UNPROVISIONED };
   const { state, ours, maxTarget, dropping, staged, origin, proof } = known;
   const local = slotNamed(seen.standby.slots, known.name);
+  const arrived = known.births.filter((birth) => local !== undefined && isBornAs(local, birth));
+  // of two that were sent to one position only one has come: the other may, after this one has been dropped
+  const settled = arrived.length === 1 ? arrived : [];
   const births = known.births.filter(
-    (birth) =>
-      seen.now - birth.since <= STATEMENTS_END_WITHIN_MS && !(local !== undefined && isBornAs(local, birth)),
+    (birth) => seen.now - birth.since <= STATEMENTS_END_WITHIN_MS && !settled.includes(birth),
   );
   if (local && isOurs(local, known) && local.confirmedFlushLsn !== null) {
     const { databaseOid, plugin, twoPhase, confirmedFlushLsn } = local;

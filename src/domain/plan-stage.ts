@@ -29,7 +29,7 @@ interface Seen {
 }
 
 /** Whether slots may come to this standby by their files. */
-export function usesFiles({ standby, policy }: PlanInput): boolean {
+function usesFiles({ standby, policy }: PlanInput): boolean {
   if (!createsOnStandby(standby.serverVersionNum) || policy.provision === "file") return true;
   return policy.provision === "auto" && policy.restarts && standby.files?.problem === null;
 }

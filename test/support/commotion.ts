@@ -87,7 +87,7 @@ export function holdBack(standby: PgServer, random: Random): Stoppable {
 }
 
 /** Until it is stopped or its server is gone. */
-export function repeatedly(work: () => Promise<void>): Stoppable {
+function repeatedly(work: () => Promise<void>): Stoppable {
   let stopped = false;
   const loop = (async () => {
     try {

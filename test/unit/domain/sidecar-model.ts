@@ -428,6 +428,8 @@ export class SidecarModel {
 
     for (const slot of world.standby.values()) {
       if (slot.temporary || isOwnSlotName(slot.name) || !reallyOurs(slot) || slot.pid !== null) continue;
+      // somebody has consumed it here: it is not ours to drop any more (I7), even if a crash takes it back to where we had it
+      if (slot.consumed) continue;
       const seen = this.polled.get(slot.name);
       const record = this.saved.slots.get(slot.name);
       if (!seen) {
@@ -460,9 +462,14 @@ export class SidecarModel {
   }
 }
 
-/** Drops first, as the finishing step does: they make room. */
+/** As the finishing step goes about it: drops first, for they make room; what was not promised last, for it takes some. */
 function ordered(steps: readonly FinishStep[]): FinishStep[] {
-  return [...steps.filter((step) => step.kind === "drop"), ...steps.filter((step) => step.kind !== "drop")];
+  const rank = (step: FinishStep) => (step.kind === "drop" ? 0 : isExtra(step) ? 2 : 1);
+  return steps.toSorted((a, b) => rank(a) - rank(b));
+}
+
+function isExtra(step: FinishStep): boolean {
+  return step.kind === "materialise" && step.dropFirst === null && !isFailoverReady(step.record.protection);
 }
 
 /** Made by us, and nowhere that we did not mean it to be. */
