@@ -24,3 +24,6 @@ GRANT pg_monitor TO slotsync;
 -- to read the state files of slots, their snapshots, and WAL that the standby lacks. It reaches every file inside the data directory,
 -- and through it whatever the database holds: guard this role's password as you would a superuser's
 GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO slotsync;
+
+-- to see whether a slot that has never moved found its beginning by itself: needed on 11, and before 12.20, 13.16, 14.13 and 15.8
+GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_dir(text, boolean, boolean) TO slotsync;

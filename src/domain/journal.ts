@@ -121,7 +121,7 @@ export interface JournalState {
   standbyFlushedLsn: Lsn | null;
   /** The primary's WAL position since which the standby's feedback has been seen to hold catalog rows there, or null (I4). */
   feedbackSince: Lsn | null;
-  /** Transactions older than this had all ended there by then: a slot that needs no rows from before them lacks none (I4). */
+  /** What had been removed there by then was deleted by older transactions: a slot that needs rows from this one on lacks none (I4). */
   feedbackXid: Xid | null;
   /** The standby's `feedbackSession` since then. */
   feedbackSession: string | null;

@@ -22,7 +22,10 @@ export interface PrimaryView {
   maySnapshot: boolean;
   /** Whether the role may read slot files there (`pg_read_binary_file`). */
   mayReadFiles: boolean;
-  /** No transaction older than this is running: no row that died before it was still held by anybody then (I4). */
+  /**
+   * The next transaction: rows that have been removed were deleted by older ones (I4). The oldest that is running would not do: what
+   * runs in another database does not hold this one's catalog rows.
+   */
   oldestXid: Xid;
   /** Temporary slots of sidecars that hold WAL and catalog rows there. */
   pins: readonly { name: string; catalogXmin: Xid }[];

@@ -91,7 +91,7 @@ function whyNothingIsStaged({ primary, standby }: PlanInput) {
     return {
       reason: "permission_denied" as const,
       detail:
-        "the role on the primary may not read slot files: GRANT EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean) TO it, in every database it connects to (postgres is enough)",
+        "the role on the primary may not read slot files: GRANT EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean) TO it, in the database that it polls",
     };
   return null;
 }

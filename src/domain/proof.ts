@@ -26,7 +26,7 @@ interface Seen {
 export interface Feedback {
   /** The primary's WAL position then. */
   since: Lsn;
-  /** What was removed before had died before this transaction. */
+  /** What was removed before had been deleted by older transactions. */
   xid: Xid;
   session: string;
   /** False when it begins with this look: proofs of before do not count any more. */

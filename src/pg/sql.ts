@@ -74,7 +74,7 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        pg_catalog.has_function_privilege(pg_catalog.to_regprocedure('pg_catalog.pg_log_standby_snapshot()'), 'EXECUTE') AS may_snapshot,
        pg_catalog.has_function_privilege('${READ_FILE}', 'EXECUTE') AS may_read_files,
        CASE WHEN NOT pg_catalog.pg_is_in_recovery()
-            THEN (pg_catalog.txid_snapshot_xmin(pg_catalog.txid_current_snapshot()) OPERATOR(pg_catalog.%) 4294967296)::pg_catalog.text
+            THEN (pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()) OPERATOR(pg_catalog.%) 4294967296)::pg_catalog.text
             END AS oldest_xid;
 SELECT ${slotColumns(serverVersionNum)}
   FROM pg_catalog.pg_replication_slots

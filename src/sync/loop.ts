@@ -199,6 +199,7 @@ async function promote(sidecar: Sidecar, sign: Sign): Promise<void> {
   const control = await sidecar.standby.control();
   await sidecar.applier.halt(control);
   await finish(sidecar);
+  await sidecar.releasePins();
   sign.given = false;
   await sidecar.resetApplier();
 }

@@ -156,6 +156,11 @@ export class Sidecar {
     this.restarts?.consider(this, staged, busy || this.applier.filesBusy);
   }
 
+  /** Lets go of everything that is held on the primary: this node follows it no more. */
+  releasePins(): Promise<void> {
+    return this.#pins.close();
+  }
+
   /** Looks at the standby and its data directory. Throws what the session throws. */
   async look(): Promise<StandbyLook> {
     return observeStandby(await this.standby.control(), this.directory);
