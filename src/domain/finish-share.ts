@@ -18,7 +18,8 @@ export function shareDecodes(
   sourceOf: (databaseOid: number, to: Lsn) => { name: string; restart: Lsn } | null,
 ): FinishStep[] {
   const groups = groupBy(
-    steps.filter((step): step is Advance => step.kind === "advance"),
+    // G5: a copy is never two_phase
+    steps.filter((step): step is Advance => step.kind === "advance" && !step.record.twoPhase),
     (step) => `${step.record.databaseOid} ${step.to}`,
   );
   const shared = new Map<FinishStep, FinishStep>();

@@ -5,8 +5,8 @@ import { GUARD, lsn, record } from "./build.ts";
 
 const MB = 1024 ** 2;
 
-function advance(name: string, restart: number, to: number, databaseOid = 1): FinishStep {
-  const at = { databaseOid, primaryConfirmedFlushLsn: lsn(to * MB) };
+function advance(name: string, restart: number, to: number, databaseOid = 1, twoPhase = false): FinishStep {
+  const at = { databaseOid, twoPhase, primaryConfirmedFlushLsn: lsn(to * MB) };
   return {
     kind: "advance",
     record: record(name, "owned", restart * MB, at),
@@ -71,6 +71,11 @@ const CASES: Case[] = [
       `c<${GUARD}`,
       `d<${GUARD.replace("_1_", "_2_")}`,
     ],
+  },
+  {
+    claim: "8 a two_phase slot decodes for itself: a copy would lose it (G5)",
+    steps: [advance("a", 100, 400), advance("b", 100, 400, 1, true), advance("c", 100, 400)],
+    done: [`a<${GUARD}`, "b", `c<${GUARD}`],
   },
 ];
 
