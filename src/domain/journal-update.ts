@@ -294,8 +294,14 @@ function noteStageIntent(journal: Draft, action: Extract<Action, { kind: "stage"
 /** So many attempts to stage a slot are known of at a time; a look at its folder leaves the one that it holds. */
 const STAGED_KEPT = 32;
 
-/** Records what is about to be staged under a name, with what the file says: from here on a slot like that is ours. */
+/**
+ * Records what is about to be staged under a name, with what the file says: from here on a slot like that is ours. Throws for a name
+ * that has been forgotten since that was planned: nobody would ever take such a file back, and a start would load it (I6, I11).
+ */
 export function noteStaged(journal: JournalState, name: string, staged: Staged): JournalState {
+  const guards = [...Object.values(journal.guards), ...Object.values(journal.lowGuards)];
+  if (!journal.slots.has(name) && !guards.some((guard) => guard.name === name))
+    throw new Error(`slot "${name}" is not to be staged any more`);
   const next = draftOf(journal);
   const withIt = (provision: Provision) => ({ staged: [...provision.staged, staged].slice(-STAGED_KEPT) });
   update(next, name, withIt);

@@ -46,7 +46,7 @@ export function decideSlot(
     return { slot, verdict: blocked("name_conflict", "its name is not a valid slot name; it is left alone") };
 
   const local = slotNamed(input.standby.slots, slot.name);
-  if (local) return decideExisting(slot, local, database, input);
+  if (local) return decideExisting(slot, local, database, input, headroom);
   const unfit = whyUnfit(slot, database, input);
   if (unfit) return unfit;
   const placed = slot as Placed;
@@ -139,6 +139,7 @@ function decideExisting(
   local: StandbySlot,
   database: DatabaseState | null,
   input: PlanInput,
+  headroom: Headroom,
 ): SlotDecision {
   const record = input.journal.slots.get(slot.name);
   const needsHold = slot.confirmedFlushLsn === null ? {} : { needsHold: slot.confirmedFlushLsn };
@@ -205,7 +206,7 @@ function decideExisting(
   return {
     slot,
     verdict,
-    ...(isProven(proof) ? {} : guardedMeanwhile(slot, confirmed, database, input)),
+    ...(isProven(proof) ? {} : guardedMeanwhile(slot, confirmed, database, input, headroom)),
     ...(proof.wal ? advanceOf(confirmed, local, local.confirmedFlushLsn, restart, !proof.start, input) : {}),
     ...probeOf(slot, database, input),
   };
@@ -220,6 +221,7 @@ function guardedMeanwhile(
   confirmed: Lsn,
   database: DatabaseState | null,
   input: PlanInput,
+  { free }: Headroom,
 ): Partial<SlotDecision> {
   const { serverVersionNum } = input.standby;
   if (!database || slot.twoPhase || !copiesSlots(serverVersionNum)) return {};
@@ -230,7 +232,9 @@ function guardedMeanwhile(
     cover === "guard" ? [database.guard, database.provision] : [database.hold, database.holdProvision];
   if (!guard || pluginUnproven(slot.plugin, input)) return {};
   const verdict = guardedBy(guard, provision, slot, confirmed, input);
-  return verdict === GUARDED ? { verdict, relies: confirmed } : {};
+  if (verdict !== GUARDED) return {};
+  // dropped it leaves room for itself, and not for the working copy that it is made out of
+  return free < 0 ? { relies: confirmed } : { verdict, relies: confirmed };
 }
 
 function verdictOfUnsafe(slot: PrimarySlot, unsafe: string, covered: boolean): Verdict {

@@ -153,10 +153,14 @@ function planFilesToo(input: PlanInput, result: Plan): void {
   );
 }
 
-/** Each database in which slots are to be made needs a working copy for it, here and after a promotion. */
-function workCopies({ chosen, standby }: PlanInput): number {
-  const missing = chosen.filter((slot) => !slotNamed(standby.slots, slot.name));
-  return Math.max(1, new Set(missing.map((slot) => slot.databaseOid)).size);
+/** Each database in which slots are to be made, or made anew, needs a working copy for it, here and after a promotion. */
+function workCopies({ chosen, standby, journal }: PlanInput): number {
+  const toMake = chosen.filter(({ name }) => {
+    const local = slotNamed(standby.slots, name);
+    const record = journal.slots.get(name);
+    return !local || (record && !isProven(provisionOf(record, local).proof));
+  });
+  return Math.max(1, new Set(toMake.map((slot) => slot.databaseOid)).size);
 }
 
 function planDatabase(

@@ -712,4 +712,35 @@ describe("which attempts are remembered", () => {
       ...{ kind: "drop_leftover", slot: GUARD, database: "db1", databaseOid: 1 },
     });
   });
+
+  test("a name that has been forgotten while its file was on the way takes none: nobody would take it back (I6)", () => {
+    expect(() => noteStaged(journalOf(), "x", held)).toThrow("not to be staged any more");
+    expect(() => noteStaged(journalOf(), GUARD, held)).not.toThrow();
+  });
+});
+
+test.each([
+  { claim: "1 a loaded slot that is not proven is guarded while a copy has room", slots: 4, x: "guarded" },
+  {
+    claim: "2 … dropped it leaves no room for the working copy as well: then nothing makes it anew (G2)",
+    slots: 3,
+    x: "waiting",
+  },
+])("$claim", ({ slots, x }) => {
+  const loaded = stagedFrom();
+  const original = slot("x", 500, { restartLsn: loaded.restartLsn });
+  const other = slot("y", 500);
+  const { verdicts, actions } = plan({
+    primary: primaryView([original, other], { serverVersionNum: 150_018 }),
+    standby: standbyView([slot(GUARD, 500), original, other], {
+      ...{ serverVersionNum: 150_018, maxReplicationSlots: slots },
+    }),
+    chosen: [original, other],
+    journal: journalOf([record("x", "seen", 500, { staged: [loaded] }), record("y", "owned", 500)]),
+    policy: { guardDatabases: "auto", duty: 0.1, provision: "auto", restarts: false },
+    memory: memory(),
+  });
+  expect(verdicts.get("x")?.protection).toBe(x);
+  // the guard waits for it all the same (G1)
+  expect(actions.filter(({ kind }) => kind === "advance_guard")).toEqual([]);
 });
