@@ -4,6 +4,7 @@ import type { Config } from "../config/load.ts";
 import { readIdentity } from "../datadir/identity.ts";
 import { type Action, describeAction, isFileAction } from "../domain/action.ts";
 import { noteDone } from "../domain/journal-update.ts";
+import { isFailoverReady } from "../domain/protection.ts";
 import type { Status } from "../domain/status.ts";
 import { LockedError, readLock } from "../journal/lock.ts";
 import { createLogger } from "../log/logger.ts";
@@ -26,6 +27,8 @@ import { printable } from "./terminal.ts";
 type Flags = StageFlags & { timeout: number };
 
 const POLL_MS = 300;
+/** For a slot that has only just been seen: a running sidecar may be a long nap away from it. */
+const CLEAR_MS = 10_000;
 
 export function addStage(program: Command, output: Output, setExit: (code: number) => void): void {
   withStageFlags(program.command("stage"))
@@ -145,10 +148,17 @@ async function waitForSidecar(
   signal: AbortSignal,
   output: Output,
 ): Promise<Status> {
-  const until = Date.now() + flags.timeout * 1_000;
+  const began = Date.now();
   for (;;) {
     const { status } = await assess(config, "stage", signal, (warning) => output.tell(`warning: ${warning}`));
-    if (missing(status).length === 0 || Date.now() > until) return status;
+    const unfinished = missing(status).length > 0;
+    const unclear = held(status).some(({ protection }) => protection === "waiting");
+    const patience = unfinished
+      ? flags.timeout * 1_000
+      : unclear
+        ? Math.min(flags.timeout * 1_000, CLEAR_MS)
+        : 0;
+    if (Date.now() - began >= patience) return status;
     await sleep(POLL_MS, signal);
     signal.throwIfAborted();
   }
@@ -162,16 +172,18 @@ function missing({ slots, restart }: Status): Status["slots"] {
   );
 }
 
+/** Slots that are not protected, whether or not a start would help. */
+function held({ slots, restart }: Status): Status["slots"] {
+  return slots.filter(
+    ({ protection, reason, name }) =>
+      !isFailoverReady(protection) && reason !== "restart_pending" && !restart?.staged.includes(name),
+  );
+}
+
 function tell(status: Status, would: readonly Action[], flags: Flags, output: Output): number {
   const staged = status.restart?.staged ?? [];
   const left = missing(status);
-  const blocked = status.slots.filter(
-    ({ protection, reason, name }) =>
-      protection !== "synced" &&
-      protection !== "guarded" &&
-      reason !== "restart_pending" &&
-      !staged.includes(name),
-  );
+  const blocked = held(status);
   if (flags.json)
     output.json({
       dryRun: flags.dryRun ?? false,

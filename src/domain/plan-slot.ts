@@ -16,7 +16,7 @@ import {
   whyHopeless,
 } from "./plan-guard.ts";
 import { comesByFile, folderConflict, untilRestart } from "./plan-stage.ts";
-import { isProven, proofNow, provisionOf } from "./proof.ts";
+import { feedbackNow, isProven, proofNow, provisionOf } from "./proof.ts";
 import { blocked, GUARDED, isFailoverReady, SYNCED, type Verdict, waiting } from "./protection.ts";
 import { type PrimarySlot, type StandbySlot, slotNamed } from "./slot.ts";
 import { type Xid, xidPrecedesOrEquals } from "./xid.ts";
@@ -363,9 +363,12 @@ function guardedBy(
  * I4 for a slot that is copied out of a guard at its very position: it needs no older rows than the primary's slot does, which has kept
  * them until this look; from now on the physical slot keeps them. Whatever the guard itself may have lacked before is decoded by nobody.
  */
-function isHeldFor(slot: PrimarySlot, { primary, journal }: PlanInput): boolean {
+function isHeldFor(slot: PrimarySlot, input: PlanInput): boolean {
+  const { primary, journal } = input;
   if (primary.physicalSlot === null)
     return isFailoverReady(journal.slots.get(slot.name)?.protection ?? "waiting");
+  // one whole cycle must have seen it hold: what it has only just begun to hold may have been removed in between
+  if (!feedbackNow(input)?.kept) return false;
   const { catalogXmin } = primary.physicalSlot;
   return (
     catalogXmin !== null && slot.catalogXmin !== null && xidPrecedesOrEquals(catalogXmin, slot.catalogXmin)

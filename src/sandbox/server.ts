@@ -6,6 +6,7 @@ import {
   mkdirSync,
   openSync,
   readFileSync,
+  renameSync,
   writeFileSync,
 } from "node:fs";
 import path from "node:path";
@@ -346,8 +347,10 @@ export class PgServer {
 
   #writeFile(name: string, text: string): void {
     const file = path.join(this.dataDir, name);
-    writeFileSync(file, text);
-    giveTo(this.workspace.account, file);
+    // a running server may act on it, or take it away, as soon as it is there
+    writeFileSync(`${file}.new`, text);
+    giveTo(this.workspace.account, `${file}.new`);
+    renameSync(`${file}.new`, file);
   }
 
   #note(text: string): void {

@@ -8,7 +8,7 @@ import { readJournal } from "../../src/journal/store.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import { startCluster, type TestCluster } from "../support/cluster-fixture.ts";
 import { createLogicalSlot } from "../support/consumer.ts";
-import { isReady, loseWal, onMajor, QUICK, slotFolders } from "../support/file-way.ts";
+import { loseWal, onMajor, QUICK, slotFolders } from "../support/file-way.ts";
 import { startSidecar, type TestSidecar, temporaryDirectory } from "../support/sidecar.ts";
 import { type CrashPoint, startSidecarProcess } from "../support/sidecar-process.ts";
 import { slotsOf } from "../support/slots.ts";
@@ -167,9 +167,9 @@ async function untilLoaded(sidecar: TestSidecar, standby: PgServer, name: string
     slots.some((slot) => slot.name === name && slot.protection === "synced");
   const { restart } = await sidecar.until(
     "it to be ready or staged",
-    (status) => isSynced(status) || (status.restart?.slots === 1 && !isReady(status, name)),
+    (status) => isSynced(status) || status.restart?.staged.includes(name) === true,
   );
-  if (restart?.slots === 1) await standby.restart();
+  if (restart?.staged.includes(name)) await standby.restart();
   await sidecar.until("the slot to be synced", isSynced);
 }
 
