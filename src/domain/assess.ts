@@ -208,6 +208,7 @@ function lastPrimary(journal: JournalState, standby: StandbyView): PrimaryView {
     slots: [],
     maySnapshot: true,
     mayReadFiles: true,
+    remembered: true,
     oldestXid: 0 as Xid,
     pins: [],
   };

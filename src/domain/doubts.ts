@@ -4,16 +4,16 @@ import type { Provision } from "./journal.ts";
 import { formatLsn, type Lsn } from "./lsn.ts";
 import type { PlanInput } from "./plan.ts";
 import { completeBackoffKey, pluginBackoffKey } from "./plan-guard.ts";
-import { feedbackNow, proofNow } from "./proof.ts";
+import { feedbackNow, type Original, proofNow } from "./proof.ts";
 import { type Verdict, waiting } from "./protection.ts";
 import type { StandbySlot } from "./slot.ts";
-import { type Xid, xidPrecedesOrEquals } from "./xid.ts";
+import { xidPrecedesOrEquals } from "./xid.ts";
 
-/** The first doubt about one of our slots, or null. `original` is the catalog_xmin of the primary's slot that its file came from. */
+/** The first doubt about one of our slots, or null. `original` is the primary's slot of its name. */
 export function doubtsOf(
   local: StandbySlot,
   provision: Provision,
-  original: Xid | null,
+  original: Original | null,
   input: PlanInput,
 ): Verdict | null {
   return (
@@ -36,7 +36,7 @@ export function notFlushed(confirmed: Lsn, input: PlanInput): Verdict | null {
 function incomplete(
   local: StandbySlot,
   provision: Provision,
-  original: Xid | null,
+  original: Original | null,
   input: PlanInput,
 ): Verdict | null {
   const proof = proofNow(provision, local, original, input);
@@ -64,7 +64,7 @@ function incomplete(
 function rowsUnproven(
   local: StandbySlot,
   provision: Provision,
-  original: Xid | null,
+  original: Original | null,
   input: PlanInput,
 ): Verdict | null {
   const { primary, standby } = input;
@@ -95,7 +95,9 @@ function rowsUnproven(
   if (told || proofNow(provision, local, original, input).rows) return null;
   return waiting(
     "catalog_rows_unproven",
-    `the standby's feedback holds catalog rows on the primary only since transaction ${feedbackNow(input)?.xid ?? "NULL"}, and this slot needs rows from ${local.catalogXmin ?? "an unknown transaction"} on, which may have been removed before: it is safe once it has moved past that`,
+    primary.physicalSlot === null && !primary.remembered
+      ? "nothing keeps catalog rows on the primary while this standby has no physical replication slot there"
+      : `the standby's feedback holds catalog rows on the primary only since transaction ${feedbackNow(input)?.xid ?? "NULL"}, and this slot needs rows from ${local.catalogXmin ?? "an unknown transaction"} on, which may have been removed before: it is safe once it has moved past that`,
   );
 }
 

@@ -17,10 +17,9 @@ import type { PrimaryView, StandbyView } from "./observation.ts";
 import { isBornAs, isOurs } from "./ownership.ts";
 import type { Plan } from "./plan.ts";
 import { attemptIn } from "./plan-stage.ts";
-import { feedbackNow, proofNow, provisionOf } from "./proof.ts";
+import { feedbackNow, type Original, proofNow, provisionOf } from "./proof.ts";
 import { isFailoverReady } from "./protection.ts";
 import { type PrimarySlot, type SlotIdentity, type StandbySlot, slotNamed } from "./slot.ts";
-import type { Xid } from "./xid.ts";
 
 export interface Observed {
   primary: PrimaryView;
@@ -81,7 +80,7 @@ function noteSlot(
     databaseOid: slot.databaseOid,
     plugin: slot.plugin,
     twoPhase: slot.twoPhase,
-    ...settle(known, slot.invalidation === null ? slot.catalogXmin : null, seen, journal),
+    ...settle(known, slot.invalidation === null ? slot : null, seen, journal),
     primaryConfirmedFlushLsn: slot.confirmedFlushLsn,
     primaryRestartLsn: slot.restartLsn,
     primaryInvalidation: slot.invalidation,
@@ -108,7 +107,7 @@ const STATEMENTS_END_WITHIN_MS = 600_000;
  */
 function settle(
   known: SlotRecord | undefined,
-  original: Xid | null,
+  original: Original | null,
   seen: Observed,
   journal: JournalState,
 ): Ownership {
@@ -153,7 +152,7 @@ function provisionNow(
   known: SlotRecord,
   local: StandbySlot,
   stays: boolean,
-  original: Xid | null,
+  original: Original | null,
   seen: Observed,
   journal: JournalState,
 ): Provision {

@@ -17,6 +17,8 @@ export interface PrimaryView {
    * else here was read.
    */
   physicalSlot: { name: string; active: boolean; catalogXmin: Xid | null } | null;
+  /** True when it does not answer, and this is what the journal knows of it: then nothing new is proven, and nothing forgotten. */
+  remembered: boolean;
   /** Every persistent logical slot, chosen or not. */
   slots: readonly PrimarySlot[];
   maySnapshot: boolean;

@@ -19,7 +19,7 @@ import { comesByFile, folderConflict, untilRestart } from "./plan-stage.ts";
 import { feedbackNow, isProven, proofNow, provisionOf } from "./proof.ts";
 import { blocked, GUARDED, isFailoverReady, SYNCED, type Verdict, waiting } from "./protection.ts";
 import { type PrimarySlot, type StandbySlot, slotNamed } from "./slot.ts";
-import { type Xid, xidPrecedesOrEquals } from "./xid.ts";
+import { xidPrecedesOrEquals } from "./xid.ts";
 
 export interface SlotDecision {
   slot: PrimarySlot;
@@ -194,15 +194,8 @@ function decideExisting(
     };
   // NULL only for one that lost its WAL, which is unsafe
   const restart = local.restartLsn ?? local.confirmedFlushLsn;
-  const proof = proofNow(provision, local, slot.catalogXmin, input);
-  const verdict = verdictOfSynced(
-    confirmed,
-    local,
-    local.confirmedFlushLsn,
-    provision,
-    slot.catalogXmin,
-    input,
-  );
+  const proof = proofNow(provision, local, slot, input);
+  const verdict = verdictOfSynced(confirmed, local, local.confirmedFlushLsn, provision, slot, input);
   return {
     slot,
     verdict,
@@ -250,7 +243,7 @@ function verdictOfSynced(
   local: StandbySlot,
   position: Lsn,
   provision: Provision,
-  original: Xid | null,
+  original: PrimarySlot,
   input: PlanInput,
 ): Verdict {
   // a slot that cannot be moved may not be readable either; one that has arrived needs no moving
@@ -354,9 +347,7 @@ function guardedBy(
 ): Verdict {
   const held = isHeldFor(slot, input);
   const rows = { ...provision, proof: { ...provision.proof, rows: provision.proof.rows || held } };
-  return (
-    notFlushed(position, input) ?? doubtsOf(guard, rows, held ? guard.catalogXmin : null, input) ?? GUARDED
-  );
+  return notFlushed(position, input) ?? doubtsOf(guard, rows, null, input) ?? GUARDED;
 }
 
 /**
@@ -365,11 +356,10 @@ function guardedBy(
  */
 function isHeldFor(slot: PrimarySlot, input: PlanInput): boolean {
   const { primary, journal } = input;
-  if (primary.physicalSlot === null)
-    return isFailoverReady(journal.slots.get(slot.name)?.protection ?? "waiting");
+  if (primary.remembered) return isFailoverReady(journal.slots.get(slot.name)?.protection ?? "waiting");
   // one whole cycle must have seen it hold: what it has only just begun to hold may have been removed in between
   if (!feedbackNow(input)?.kept) return false;
-  const { catalogXmin } = primary.physicalSlot;
+  const catalogXmin = primary.physicalSlot?.catalogXmin ?? null;
   return (
     catalogXmin !== null && slot.catalogXmin !== null && xidPrecedesOrEquals(catalogXmin, slot.catalogXmin)
   );

@@ -13,7 +13,7 @@ import {
 } from "./journal.ts";
 import type { Lsn } from "./lsn.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
-import { type StandbySlot, sameIdentity } from "./slot.ts";
+import { type PrimarySlot, type StandbySlot, sameIdentity } from "./slot.ts";
 import { type Xid, xidPrecedesOrEquals } from "./xid.ts";
 
 interface Seen {
@@ -70,11 +70,19 @@ export function provisionOf(record: Provision & { state: string }, local: Standb
   return { staged: [], origin: null, proof: PROVEN };
 }
 
+/** The primary's slot of the same name, when it is valid. */
+export type Original = Pick<PrimarySlot, "restartLsn" | "catalogXmin">;
+
 /**
  * What is proven of our slot now. `original` is the primary's slot whose file it came from, when it is still there and valid: while
  * that one needs rows as old as ours does, the primary has kept them.
  */
-export function proofNow(provision: Provision, local: StandbySlot, original: Xid | null, seen: Seen): Proof {
+export function proofNow(
+  provision: Provision,
+  local: StandbySlot,
+  original: Original | null,
+  seen: Seen,
+): Proof {
   const { origin, proof } = provision;
   if (origin === null) return proof;
   // I2 (d): the server moves restart_lsn only to a point for which it has just written a snapshot, having read all WAL before it
@@ -94,20 +102,30 @@ export function proofNow(provision: Provision, local: StandbySlot, original: Xid
 function rowsNow(
   { origin, proof }: Provision,
   local: StandbySlot,
-  original: Xid | null,
+  original: Original | null,
   seen: Seen,
 ): boolean {
   const { primary, standby } = seen;
   if (tellsRowsRemoved(standby.serverVersionNum)) return true;
-  if (primary.physicalSlot === null) return proof.rows;
+  if (primary.remembered) return proof.rows;
   const feedback = feedbackNow(seen);
-  const { catalogXmin } = primary.physicalSlot;
+  const catalogXmin = primary.physicalSlot?.catalogXmin ?? null;
   const needs = local.catalogXmin;
   if (feedback === null || catalogXmin === null || needs === null) return false;
   if (!xidPrecedesOrEquals(catalogXmin, needs)) return false;
   if (proof.rows && feedback.kept) return true;
   const pin = primary.pins.find(({ name }) => name === origin?.pin)?.catalogXmin ?? null;
-  return [feedback.xid, original, pin].some((xid) => xid !== null && xidPrecedesOrEquals(xid, needs));
+  return [feedback.xid, keptBy(original, origin), pin].some(
+    (xid) => xid !== null && xidPrecedesOrEquals(xid, needs),
+  );
+}
+
+/**
+ * Only the very slot that the file was read from has kept rows all the time, and only one that has not moved is that for certain: one
+ * made anew under its name starts further on, yet may bear as old a catalog_xmin, which it takes from other slots and holds from then on.
+ */
+function keptBy(original: Original | null, origin: Staged | null): Xid | null {
+  return original !== null && original.restartLsn === origin?.restartLsn ? original.catalogXmin : null;
 }
 
 /** True when nothing is left to prove. */

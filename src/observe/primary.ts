@@ -52,6 +52,7 @@ export async function observePrimary(session: PgSession, physicalSlot: string): 
     slots: all.filter(({ temporary }) => !temporary),
     maySnapshot: server.may_snapshot ?? false,
     mayReadFiles: server.may_read_files,
+    remembered: false,
     oldestXid: parseXid(server.oldest_xid ?? "0"),
     pins: all.flatMap(({ name, temporary, catalogXmin }) =>
       temporary && name.startsWith(PIN_PREFIX) && catalogXmin !== null ? [{ name, catalogXmin }] : [],

@@ -115,6 +115,7 @@ function primary(slots: LogicalSlot[], more: Partial<PrimaryView> = {}): Primary
     slots,
     maySnapshot: true,
     mayReadFiles: true,
+    remembered: false,
     oldestXid: 800 as Xid,
     pins: [],
     ...more,

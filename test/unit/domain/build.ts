@@ -116,6 +116,7 @@ export function primaryView(slots: LogicalSlot[], more: Partial<PrimaryView> = {
     slots,
     maySnapshot: true,
     mayReadFiles: true,
+    remembered: false,
     oldestXid: 800 as Xid,
     pins: [],
     ...more,

@@ -280,6 +280,7 @@ export class World {
       ),
       maySnapshot: true,
       mayReadFiles: true,
+      remembered: false,
       oldestXid: XMIN,
       pins: [],
     };

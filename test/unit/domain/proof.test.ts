@@ -81,6 +81,7 @@ interface RowsCase extends Seen {
   /** The physical slot's catalog_xmin. */
   physical?: number | null;
   original?: number | null;
+  originalRestart?: number;
   pins?: Record<string, number>;
   pin?: string | null;
   /** Proven before. */
@@ -196,12 +197,18 @@ const ROWS: RowsCase[] = [
     rows: false,
   },
   {
-    claim:
-      "21 while the physical slot is missing, what was proven is not forgotten (that is a stop of its own)",
+    claim: "21 while the primary does not answer, what was proven is not forgotten",
+    needs: 550,
+    before: true,
+    primary: { physicalSlot: null, remembered: true },
+    rows: true,
+  },
+  {
+    claim: "21 b without the physical slot nothing holds rows any more",
     needs: 550,
     before: true,
     primary: { physicalSlot: null },
-    rows: true,
+    rows: false,
   },
   {
     claim: "22 … and nothing is proven",
@@ -241,6 +248,15 @@ const ROWS: RowsCase[] = [
     journal: { feedbackXid: xid(3) },
     rows: false,
   },
+  {
+    claim:
+      "30 a slot made anew under the original's name may bear as old a catalog_xmin, and has kept nothing before",
+    needs: 599,
+    physical: 590,
+    original: 590,
+    originalRestart: 491,
+    rows: false,
+  },
 ];
 
 describe("catalog rows are proven (I4)", () => {
@@ -260,7 +276,9 @@ describe("catalog rows are proven (I4)", () => {
       origin: { ...ORIGIN, pin },
       proof: { start: true, wal: true, rows: before },
     };
-    const proof = proofNow(provision, local, original === null ? null : xid(original), seen);
+    const kept =
+      original === null ? null : { restartLsn: lsn(each.originalRestart ?? 490), catalogXmin: xid(original) };
+    const proof = proofNow(provision, local, kept, seen);
     expect(proof).toEqual({ start: true, wal: true, rows: each.rows });
     expect(isProven(proof)).toBe(each.rows);
   });
