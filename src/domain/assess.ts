@@ -227,6 +227,8 @@ function asPrimarySlot(record: SlotRecord): PrimarySlot {
     confirmedFlushLsn: record.primaryConfirmedFlushLsn,
     catalogXmin: null,
     invalidation: record.primaryInvalidation,
+    failover: false,
+    synced: false,
   };
 }
 

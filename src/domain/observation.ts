@@ -75,6 +75,8 @@ export interface StandbyView {
   slots: readonly StandbySlot[];
   /** Databases one can connect to, templates left out. */
   databases: readonly { oid: number; name: string }[];
+  /** 17+: whether the server syncs slots by itself (`sync_replication_slots`). */
+  syncsSlots: boolean;
   /** Whether the role may manage replication slots. */
   mayReplicate: boolean;
   /** Changes whenever the standby's feedback may have been interrupted: a new walreceiver, another physical slot (I4). */

@@ -23,6 +23,10 @@ export interface LogicalSlot extends SlotIdentity {
   catalogXmin: Xid | null;
   /** Why the server gave the slot up (`rows_removed`, `wal_removed`, …), or null while it is usable. */
   invalidation: string | null;
+  /** 17+: flagged to survive a failover; false where the server knows no such flag. */
+  failover: boolean;
+  /** 17+: kept by the server's own slot sync; true on a standby, and left true on one that has been promoted. */
+  synced: boolean;
 }
 
 /** A failover slot as the primary shows it. */

@@ -14,6 +14,8 @@ interface ServerRow {
   hot_standby_feedback: string;
   primary_slot_name: string | null;
   primary_conninfo: string | null;
+  /** NULL before 17. */
+  sync_replication_slots: string | null;
   max_replication_slots: number;
   max_slot_wal_keep_mb: string | null;
   wal_keep_mb: string | null;
@@ -83,6 +85,7 @@ export async function observeStandby(
       streaming: server.streaming,
       slots: toLogicalSlots(slots),
       databases: databases.map(({ oid, name }) => ({ oid: Number(oid), name })),
+      syncsSlots: server.sync_replication_slots === "on",
       mayReplicate: server.may_replicate ?? false,
       feedbackSession: `${primarySlotName ?? ""} ${server.feedback_session}`,
       files,

@@ -18,6 +18,8 @@ export interface SlotRow {
   confirmed_flush_lsn: string | null;
   two_phase: boolean;
   invalidation: string | null;
+  failover: boolean;
+  synced: boolean;
   /** Asked on the standby only. */
   in_own_use?: boolean;
 }
@@ -37,6 +39,8 @@ function toLogicalSlot(row: SlotRow): LogicalSlot | null {
     confirmedFlushLsn: parseLsnOrNull(row.confirmed_flush_lsn),
     catalogXmin: row.catalog_xmin === null ? null : parseXid(row.catalog_xmin),
     invalidation: row.invalidation,
+    failover: row.failover,
+    synced: row.synced,
   };
 }
 

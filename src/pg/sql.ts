@@ -43,7 +43,8 @@ function slotColumns(serverVersionNum: number): string {
     database::pg_catalog.text AS database, temporary, active, active_pid, catalog_xmin::pg_catalog.text AS catalog_xmin,
     restart_lsn::pg_catalog.text AS restart_lsn, confirmed_flush_lsn::pg_catalog.text AS confirmed_flush_lsn,
     ${serverVersionNum >= 140_000 ? "two_phase" : "false"} AS two_phase,
-    ${invalidationExpression(invalidationColumns(serverVersionNum))} AS invalidation`;
+    ${invalidationExpression(invalidationColumns(serverVersionNum))} AS invalidation,
+    ${serverVersionNum >= 170_000 ? "failover, synced" : "false AS failover, false AS synced"}`;
 }
 
 /** Whether the slot's user is a sidecar's own session at work, and nobody that could move it past the subscriber. */
@@ -98,6 +99,7 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        ${setting("primary_slot_name")} AS primary_slot_name,
        ${setting("primary_conninfo")} AS primary_conninfo,
        pg_catalog.current_setting('max_replication_slots')::pg_catalog.int4 AS max_replication_slots,
+       ${setting("sync_replication_slots")} AS sync_replication_slots,
        ${setting("max_slot_wal_keep_size")} AS max_slot_wal_keep_mb,
        ${setting("wal_keep_size")} AS wal_keep_mb,
        ${setting("wal_segment_size")} AS wal_segment_bytes,

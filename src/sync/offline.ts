@@ -241,6 +241,7 @@ async function lookOffline(
     streaming: false,
     slots: folders.filter(({ name }) => loaded.has(name)).flatMap((folder) => asLoaded(folder) ?? []),
     databases: databases.map(({ oid, name }) => ({ oid: Number(oid), name })),
+    syncsSlots: false,
     mayReplicate: true,
     feedbackSession: "",
     files,
@@ -268,5 +269,7 @@ function asLoaded({ name, state }: Awaited<ReturnType<typeof listSlotFolders>>[n
     confirmedFlushLsn: state.confirmedFlushLsn,
     catalogXmin: state.catalogXmin,
     invalidation: state.invalidated ? "wal_removed" : null,
+    failover: state.failover,
+    synced: state.synced,
   };
 }

@@ -105,6 +105,8 @@ function row(one: LogicalSlot) {
     confirmed_flush_lsn: confirmedFlushLsn && formatLsn(confirmedFlushLsn),
     two_phase: false,
     invalidation: one.invalidation,
+    failover: one.failover,
+    synced: one.synced,
   };
 }
 

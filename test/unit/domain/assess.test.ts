@@ -28,6 +28,8 @@ function slot(name: string, confirmed: number, more: Partial<LogicalSlot> = {}):
     confirmedFlushLsn: lsn(confirmed),
     catalogXmin: 700 as Xid,
     invalidation: null,
+    failover: false,
+    synced: false,
     ...more,
   };
 }
@@ -94,6 +96,7 @@ function standby(slots: LogicalSlot[], more: Partial<StandbyView> = {}): Standby
     replayLsn: lsn(1_000),
     flushedLsn: lsn(1_000),
     streaming: true,
+    syncsSlots: false,
     slots,
     databases: [{ oid: 5, name: "app" }],
     mayReplicate: true,

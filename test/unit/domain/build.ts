@@ -44,6 +44,8 @@ export function slot(name: string, position: number | null, more: Partial<Logica
     confirmedFlushLsn: position === null ? null : lsn(position),
     catalogXmin: 700 as Xid,
     invalidation: null,
+    failover: false,
+    synced: false,
     ...more,
   };
 }
@@ -138,6 +140,7 @@ export function standbyView(slots: LogicalSlot[], more: Partial<StandbyView> = {
     replayLsn: lsn(1_000),
     flushedLsn: lsn(1_000),
     streaming: true,
+    syncsSlots: false,
     slots,
     databases: [{ oid: 1, name: "db1" }],
     mayReplicate: true,

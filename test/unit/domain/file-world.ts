@@ -498,6 +498,7 @@ export class FileWorld {
       streaming: this.receiver !== null,
       slots: this.seeSlots(),
       databases: [1, 2].map((oid) => ({ oid, name: `db${oid}` })),
+      syncsSlots: false,
       mayReplicate: true,
       feedbackSession: `standby1 ${this.receiver ?? ""} ${this.run}`,
       files: this.seeFiles(),
@@ -536,6 +537,8 @@ export class FileWorld {
       confirmedFlushLsn: slot.confirmed as Lsn | null,
       catalogXmin: this.xid(slot.xmin),
       invalidation: invalid,
+      failover: false,
+      synced: false,
     };
   }
 

@@ -305,6 +305,7 @@ export class World {
       files: null,
       slots: this.seeSlots(),
       databases: this.databases().map((oid) => ({ oid, name: `db${oid}` })),
+      syncsSlots: false,
       mayReplicate: true,
     };
   }
@@ -477,6 +478,8 @@ function identity(slot: PSlot | SSlot) {
     plugin: slot.plugin,
     twoPhase: slot.twoPhase,
     catalogXmin: XMIN,
+    failover: false,
+    synced: false,
   };
 }
 
