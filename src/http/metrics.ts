@@ -37,7 +37,10 @@ export async function renderMetrics(board: StatusBoard, standby: string, version
   }).inc(cycles);
   if (status !== null) {
     addNode(status, add);
-    if (status.role === "standby") addSlots(status, add);
+    if (status.role === "standby") {
+      addSlots(status, add);
+      addNotReady(board, registers);
+    }
     if (status.finish !== null) addPromotion(status.finish, add);
   }
   return registry.metrics();
@@ -84,6 +87,16 @@ function addSlots({ slots, guards, restart }: Status, add: AddGauge): void {
     [{}, restart?.slots ?? 0],
   ]);
   add("guards", "Guard slots on this standby.", [[{}, guards.length]]);
+}
+
+function addNotReady({ notReady }: StatusBoard, registers: Registry[]): void {
+  const counter = new Counter({
+    name: "slotsync_slot_not_ready_cycles_total",
+    help: "Cycles in which the slot was not ready for this reason, since the sidecar started.",
+    labelNames: ["slot", "database", "reason"],
+    registers,
+  });
+  for (const { slot, database, reason, cycles } of notReady) counter.inc({ slot, database, reason }, cycles);
 }
 
 function addPromotion(finish: FinishReport, add: AddGauge): void {

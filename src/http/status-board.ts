@@ -1,6 +1,7 @@
 /** The newest status of the running sidecar, for whoever asks over HTTP. */
 import { type Answer, answer } from "../domain/assess.ts";
-import type { Status } from "../domain/status.ts";
+import { isFailoverReady } from "../domain/protection.ts";
+import type { SlotStatus, Status } from "../domain/status.ts";
 
 /** Problems that keep one from telling at all, rather than from being ready. */
 const CANNOT_TELL = [
@@ -11,12 +12,21 @@ const CANNOT_TELL = [
   "journal_of_another_cluster",
 ];
 
+/** How many cycles a slot was not ready for one reason: what `slotsync_skip_count` is to the built-in worker of PostgreSQL 19. */
+export interface NotReadyCount {
+  slot: string;
+  database: string;
+  reason: string;
+  cycles: number;
+}
+
 export class StatusBoard {
   readonly #quietMs: number;
   readonly #now: () => number;
   #status: Status | null = null;
   #postedAt = 0;
   #cycles = 0;
+  #notReady = new Map<string, NotReadyCount>();
 
   /** `quietMs`: the longest that a healthy sidecar posts nothing. */
   constructor(quietMs: number, now: () => number) {
@@ -25,9 +35,26 @@ export class StatusBoard {
   }
 
   post(status: Status, cycles: number): void {
+    if (cycles > this.#cycles) this.#count(status.slots);
     this.#status = status;
     this.#cycles = cycles;
     this.#postedAt = this.#now();
+  }
+
+  /** For each slot that is there now, and each reason for which it was ever not ready since the sidecar started. */
+  get notReady(): readonly NotReadyCount[] {
+    return [...this.#notReady.values()];
+  }
+
+  #count(slots: readonly SlotStatus[]): void {
+    const there = new Set(slots.map(({ name }) => name));
+    for (const [key, { slot }] of this.#notReady) if (!there.has(slot)) this.#notReady.delete(key);
+    for (const { name, database, protection, reason } of slots) {
+      if (isFailoverReady(protection) || reason === null) continue;
+      const key = `${name} ${reason}`;
+      const cycles = (this.#notReady.get(key)?.cycles ?? 0) + 1;
+      this.#notReady.set(key, { slot: name, database, reason, cycles });
+    }
   }
 
   /** The newest status, or null before the first. */

@@ -1,7 +1,6 @@
 /** The invariants of docs/safety.md, each on real servers. Every test here has been seen to fail with its guarded line removed. */
 import { mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import pg from "pg";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { advanceOne, advanceSlots } from "../../src/apply/advance.ts";
 import { createSlots } from "../../src/apply/create.ts";
@@ -17,6 +16,8 @@ import { openSession, type PgSession } from "../../src/pg/session.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import { startCluster, type TestCluster } from "../support/cluster-fixture.ts";
 import { createLogicalSlot } from "../support/consumer.ts";
+import { makeHostile, runIn } from "../support/hostile.ts";
+import { loseCatalogRows } from "../support/loss.ts";
 import { testedMajors } from "../support/majors.ts";
 import { startSidecar, type TestSidecar } from "../support/sidecar.ts";
 import { confirm, positionOf, sidecarSlots, slotsOf } from "../support/slots.ts";
@@ -737,33 +738,6 @@ async function removeWal({ primary, standby }: TestCluster, busy: string): Promi
   await standby.query("checkpoint");
 }
 
-/** With feedback off the primary removes catalog rows that the standby's slot needs, and the standby is told so by the WAL. */
-async function loseCatalogRows(
-  { primary, standby }: TestCluster,
-  sidecar: TestSidecar,
-  slot: string,
-): Promise<void> {
-  standby.configure({ hot_standby_feedback: false });
-  await untilProblem(sidecar, "feedback_off");
-  await eventually(
-    async () => {
-      const rows = await primary.query(
-        "select from pg_catalog.pg_replication_slots where slot_name = 'standby1' and catalog_xmin is null",
-      );
-      return rows.length === 1;
-    },
-    { what: "the primary to be without feedback" },
-  );
-  for (let round = 0; round < 3; round++) {
-    await primary.query("create table scratch (a int)");
-    await primary.query("drop table scratch");
-    await logRunningTransactions(primary);
-    await confirm(primary, slot);
-    await confirm(primary, slot);
-  }
-  await primary.query("vacuum pg_catalog.pg_class, pg_catalog.pg_attribute, pg_catalog.pg_type");
-}
-
 async function isConflicting(standby: PgServer, slot: string): Promise<boolean> {
   const rows = await standby.query(
     "select from pg_catalog.pg_replication_slots where slot_name = $1 and conflicting",
@@ -808,50 +782,6 @@ function statementsOf(server: PgServer, application: string): string[] {
     const match = /^\S+ \S+ \S+ \[\d+\] (.*?)LOG: {2}(?:statement|execute [^:]*): ([\s\S]*)$/.exec(entry);
     return match?.[1]?.startsWith(application) && match[2] ? [match[2]] : [];
   });
-}
-
-/** Functions and operators that raise an error, ahead of PostgreSQL's own for whoever does not say which he means. */
-async function makeHostile(primary: PgServer, database: string, role: string): Promise<void> {
-  const run = (sql: string) => runIn(primary, database, sql);
-  await run("create schema evil");
-  const bad = "begin raise exception 'caught'; end";
-  await run(
-    `create function evil.fail(text, text) returns boolean language plpgsql as '${bad.replaceAll("'", "''")}'`,
-  );
-  await run(
-    `create function evil.fail(name, name) returns boolean language plpgsql as '${bad.replaceAll("'", "''")}'`,
-  );
-  for (const type of ["text", "name"])
-    await run(`create operator evil.= (leftarg = ${type}, rightarg = ${type}, function = evil.fail)`);
-  for (const name of [
-    "pg_is_in_recovery",
-    "pg_current_wal_lsn",
-    "pg_backend_pid",
-    "pg_last_wal_replay_lsn",
-    "pg_log_standby_snapshot",
-  ])
-    await run(
-      `create function evil.${name}() returns text language plpgsql as '${bad.replaceAll("'", "''")}'`,
-    );
-  await run(`create view evil.pg_replication_slots as select 'x'::name as slot_name`);
-  for (const setting of ["search_path = evil, pg_catalog", "default_transaction_isolation = serializable"])
-    await run(`alter role ${role} in database "${database}" set ${setting}`);
-}
-
-/** By parameters: in a URL, a database such as `../x` is not what it is. */
-async function runIn(
-  { host, port }: PgServer,
-  database: string,
-  sql: string,
-  params: unknown[] = [],
-): Promise<void> {
-  const client = new pg.Client({ host, port, user: "postgres", database });
-  await client.connect();
-  try {
-    await client.query(sql, params);
-  } finally {
-    await client.end();
-  }
 }
 
 async function positionAtEnd(primary: PgServer): Promise<Lsn> {

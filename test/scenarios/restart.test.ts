@@ -52,7 +52,7 @@ describe("restart.mode immediate", () => {
       ({ slots }) => slots.length === 3 && slots.every(({ protection }) => protection === "synced"),
     );
     expect(restart.calls).toBe(1);
-    expect(sidecar.status?.restart?.last).toMatchObject({ outcome: "done" });
+    await sidecar.until("the restart to be done", (status) => status.restart?.last?.outcome === "done");
     expect(sidecar.log.join("\n")).toContain("restart: answer 200");
 
     const since = await startedAt(standby);

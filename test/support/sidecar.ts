@@ -93,7 +93,7 @@ export async function startSidecar(
     await sidecar.close();
   };
   onTestFinished(stop);
-  const until = async (what: string, fits: (status: Status) => boolean, timeoutMs = 20_000) => {
+  const until = async (what: string, fits: (status: Status) => boolean, timeoutMs = 45_000) => {
     try {
       await eventually(() => failure !== null || (status !== null && fits(status)), { what, timeoutMs });
     } catch (error) {

@@ -143,6 +143,7 @@ describe("the HTTP endpoints", () => {
       'slotsync_slot_ready{slot="app",database="shop"} 1',
       'slotsync_slot_ready{slot="late",database="shop"} 0',
       'slotsync_slot_lag_bytes{slot="app",database="shop"} 1024',
+      'slotsync_slot_not_ready_cycles_total{slot="late",database="shop",reason="wal_not_flushed"} 1',
       'slotsync_problems{code="too_many_slots",severity="warning"} 1',
       'slotsync_problems{code="last_seen",severity="stop"} 2',
     ])
