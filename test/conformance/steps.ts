@@ -99,6 +99,8 @@ export async function failOverKeeping(
 export async function consume(primary: PgServer, name: string): Promise<void> {
   for (const _ of [1, 2]) {
     await logRunningTransactions(primary);
+    // a commit, so that all WAL before it is flushed: only that is decoded
+    await primary.query("select pg_catalog.txid_current()");
     await readSlot(primary, name);
   }
 }
