@@ -99,8 +99,14 @@ export async function failOverKeeping(
 export async function consume(primary: PgServer, name: string): Promise<void> {
   for (const _ of [1, 2]) {
     await logRunningTransactions(primary);
-    // a commit, so that all WAL before it is flushed: only that is decoded
-    await primary.query("select pg_catalog.txid_current()");
+    // only what is flushed is decoded
+    const [end] = await primary.query<{ lsn: string }>(
+      "select pg_catalog.pg_current_wal_insert_lsn()::text as lsn",
+    );
+    const sql = "select from (select 1) as one where pg_catalog.pg_current_wal_flush_lsn() >= $1::pg_lsn";
+    await eventually(async () => (await primary.query(sql, [end?.lsn])).length > 0, {
+      what: `the primary to flush WAL up to ${end?.lsn}`,
+    });
     await readSlot(primary, name);
   }
 }
