@@ -20,6 +20,17 @@ const TASKS = {
   build: BUILD,
   test: [["vitest", "run"]],
   check: [["biome", "check", "--error-on-warnings", "."], ["tsc", "-p", "tsconfig.json"], ["knip"]],
+  conformance: [
+    [
+      "vitest",
+      "run",
+      "test/conformance",
+      "--reporter=default",
+      "--reporter=json",
+      "--outputFile.json=.cache/conformance.json",
+    ],
+    ["tsx", "scripts/conformance.ts", ".cache/conformance.json"],
+  ],
   demo: [...BUILD, ["node", "dist/main.js", "demo"]],
   bench: [...BUILD, ["tsx", "bench/main.ts"]],
 };

@@ -16,6 +16,7 @@ import { positionOf, sidecarSlots, slotsOf } from "../support/slots.ts";
 import { failOver, untilProblem } from "../support/steps.ts";
 import { eventually } from "../support/wait.ts";
 import { logRunningTransactions, waitForReceipt, waitForReplay, writeWal } from "../support/wal.ts";
+import type { Key } from "./catalogue.ts";
 import {
   consume,
   createFailoverSlot,
@@ -27,278 +28,229 @@ import {
   untilSamePosition,
 } from "./steps.ts";
 
-export interface Scenario {
-  title: string;
-  /** The first major where it applies; 11 when left out. */
-  from?: number;
-  /** Why it does not apply before. */
-  before?: string;
-  run: (major: number) => Promise<void>;
-}
-
-export const SCENARIOS: readonly Scenario[] = [
-  {
-    title: "syncing is refused on a node that is no standby",
-    run: async (major) => {
-      const { primary } = await startCluster({ major, standbys: 0 });
-      const config = writeConfig(primary, { primary: { dsn: primary.dsn() } });
-      await buildCli();
-      const refused = await cli(["sync", "-c", config.file]);
-      expect(refused).toMatchObject({ code: 1, stderr: expect.stringContaining("this node is a primary") });
-      expect((await slotsOf(primary)).size).toBe(0);
-    },
+/** What is done and asserted under each title of the catalogue. */
+export const SCENARIOS: Record<Key, (major: number) => Promise<void>> = {
+  notAStandby: async (major) => {
+    const { primary } = await startCluster({ major, standbys: 0 });
+    const config = writeConfig(primary, { primary: { dsn: primary.dsn() } });
+    await buildCli();
+    const refused = await cli(["sync", "-c", config.file]);
+    expect(refused).toMatchObject({ code: 1, stderr: expect.stringContaining("this node is a primary") });
+    expect((await slotsOf(primary)).size).toBe(0);
   },
-  {
-    title: "slots of two plugins are brought, and stay over a restart of the standby",
-    run: async (major) => {
-      const { primary, standby } = await startCluster({ major });
-      const sidecar = await quickSidecar(standby);
-      await createFailoverSlot(primary, "text", { plugin: "test_decoding" });
-      await createFailoverSlot(primary, "native", { plugin: "pgoutput" });
-      await protect(sidecar, standby, "text", "native");
-      await standby.restart();
-      for (const name of ["text", "native"]) await sidecar.untilSlot(name);
-      await sidecar.stop();
-      const here = await slotsOf(standby);
-      for (const [name, plugin] of [
-        ["text", "test_decoding"],
-        ["native", "pgoutput"],
-      ] as const)
-        expect(here.get(name)).toMatchObject({ plugin, temporary: false });
-    },
+  twoPlugins: async (major) => {
+    const { primary, standby } = await startCluster({ major });
+    const sidecar = await quickSidecar(standby);
+    await createFailoverSlot(primary, "text", { plugin: "test_decoding" });
+    await createFailoverSlot(primary, "native", { plugin: "pgoutput" });
+    await protect(sidecar, standby, "text", "native");
+    await standby.restart();
+    for (const name of ["text", "native"]) await sidecar.untilSlot(name);
+    await sidecar.stop();
+    const here = await slotsOf(standby);
+    for (const [name, plugin] of [
+      ["text", "test_decoding"],
+      ["native", "pgoutput"],
+    ] as const)
+      expect(here.get(name)).toMatchObject({ plugin, temporary: false });
   },
-  {
-    title: "a slot that is dropped on the primary is dropped here",
-    run: async (major) => {
-      const { primary, standby } = await startCluster({ major });
-      const sidecar = await quickSidecar(standby);
-      for (const name of ["gone", "kept"]) await createFailoverSlot(primary, name);
-      await protect(sidecar, standby, "gone", "kept");
-      await primary.query("select pg_catalog.pg_drop_replication_slot('gone')");
-      await eventually(async () => !(await slotsOf(standby)).has("gone"), { what: "the slot to be dropped" });
-      expect((await slotsOf(standby)).has("kept")).toBe(true);
-    },
+  remoteDrop: async (major) => {
+    const { primary, standby } = await startCluster({ major });
+    const sidecar = await quickSidecar(standby);
+    for (const name of ["gone", "kept"]) await createFailoverSlot(primary, name);
+    await protect(sidecar, standby, "gone", "kept");
+    await primary.query("select pg_catalog.pg_drop_replication_slot('gone')");
+    await eventually(async () => !(await slotsOf(standby)).has("gone"), { what: "the slot to be dropped" });
+    expect((await slotsOf(standby)).has("kept")).toBe(true);
   },
-  {
-    title: "a slot that the standby has invalidated is dropped and made anew, valid",
-    from: 16,
-    before: "the server invalidates no slot for lost catalog rows",
-    run: async (major) => {
-      const cluster = await startCluster({ major });
-      const { primary, standby } = cluster;
-      const sidecar = await quickSidecar(standby);
-      await createFailoverSlot(primary, "kept");
-      await protect(sidecar, standby, "kept");
-      await sidecar.untilSlot("kept", "synced");
-      await loseCatalogRows(cluster, sidecar, "kept");
-      await waitForReplay(primary, standby);
-      const lostAt = await positionOf(primary, "kept");
-      standby.configure({ hot_standby_feedback: true });
-      await eventually(
-        async () => {
-          await consume(primary, "kept");
-          await waitForReplay(primary, standby);
-          return sidecar.status?.ready && slotIn(sidecar.status, "kept")?.protection === "synced";
-        },
-        { what: "the slot to be here anew", timeoutMs: 40_000, intervalMs: 200 },
-      );
-      expect(await positionOf(standby, "kept")).toBeGreaterThan(lostAt);
-      expect(await isConflicting(standby, "kept")).toBe(false);
-    },
+  invalidated: async (major) => {
+    const cluster = await startCluster({ major });
+    const { primary, standby } = cluster;
+    const sidecar = await quickSidecar(standby);
+    await createFailoverSlot(primary, "kept");
+    await protect(sidecar, standby, "kept");
+    await sidecar.untilSlot("kept", "synced");
+    await loseCatalogRows(cluster, sidecar, "kept");
+    await waitForReplay(primary, standby);
+    const lostAt = await positionOf(primary, "kept");
+    standby.configure({ hot_standby_feedback: true });
+    await eventually(
+      async () => {
+        await consume(primary, "kept");
+        await waitForReplay(primary, standby);
+        return sidecar.status?.ready && slotIn(sidecar.status, "kept")?.protection === "synced";
+      },
+      { what: "the slot to be here anew", timeoutMs: 40_000, intervalMs: 200 },
+    );
+    expect(await positionOf(standby, "kept")).toBeGreaterThan(lostAt);
+    expect(await isConflicting(standby, "kept")).toBe(false);
   },
-  {
-    title: "a slot whose restart_lsn lies where a transaction was running comes to be ready, and sends all",
-    run: async (major) => {
-      const cluster = await startCluster({ major });
-      const { primary, standby } = cluster;
-      await primary.query("create table written (id int primary key)");
-      const open = await primary.connect();
-      try {
-        await createFailoverSlot(primary, "app");
-        await open.query("begin");
-        await open.query("insert into written values (1)");
-        await logRunningTransactions(primary);
-        await primary.query("insert into written values (2)");
-        await consume(primary, "app");
-        const sidecar = await quickSidecar(standby, { atOnce: true });
-        await primary.query("insert into written values (3)");
-        await sidecar.until("the slot to be seen", ({ slots }) => slots.length === 1);
-        await open.query("commit");
-        await protectReading(sidecar, cluster, "app");
-        await primary.query("insert into written values (4)");
-        const { promised, kept } = await failOverKeeping(cluster, sidecar, "app");
-        expect(promised.get("app")?.join()).toContain(":4");
-        expect(kept).toEqual(promised);
-      } finally {
-        await open.end();
-      }
-    },
-  },
-  {
-    title: "a hostile search_path with functions and operators of its own does no harm",
-    run: async (major) => {
-      const { primary, standby } = await startCluster({ major });
-      await primary.query("create role sync superuser login replication");
-      await makeHostile(primary, "postgres", "sync");
-      await waitForReplay(primary, standby);
-      const sidecar = await quickSidecar(standby, { dsn: standby.dsn("postgres", "sync") });
+  runningTransaction: async (major) => {
+    const cluster = await startCluster({ major });
+    const { primary, standby } = cluster;
+    await primary.query("create table written (id int primary key)");
+    const open = await primary.connect();
+    try {
       await createFailoverSlot(primary, "app");
-      await protect(sidecar, standby, "app");
-      expect(sidecar.log.filter((line) => line.includes("caught"))).toEqual([]);
-    },
-  },
-  {
-    title: "a setting that is wrong is told with its remedy, and all goes on when it is mended",
-    run: async (major) => {
-      const { primary, standby } = await startCluster({ major });
-      const sidecar = await quickSidecar(standby);
-      await createFailoverSlot(primary, "app");
-      await protect(sidecar, standby, "app");
-      standby.configure({ hot_standby_feedback: false });
-      const { ready, problems } = await untilProblem(sidecar, "feedback_off");
-      expect(ready).toBe(false);
-      expect(problems.find(({ code }) => code === "feedback_off")?.message).toContain(
-        "hot_standby_feedback = on",
-      );
-      standby.configure({ hot_standby_feedback: true });
-      await eventually(
-        async () => {
-          await consume(primary, "app");
-          return sidecar.status?.ready;
-        },
-        { what: "the standby to be ready again", timeoutMs: 40_000, intervalMs: 200 },
-      );
-    },
-  },
-  {
-    title: "confirmed_flush_lsn follows the primary's, and is never ahead of it",
-    run: async (major) => {
-      const { primary, standby } = await startCluster({ major });
-      const sidecar = await quickSidecar(standby);
-      await createFailoverSlot(primary, "app");
-      await protect(sidecar, standby, "app");
-      const before = await positionOf(primary, "app");
-      await writeWal(primary, 200_000);
-      await consume(primary, "app");
-      const after = await positionOf(primary, "app");
-      expect(after).toBeGreaterThan(before);
-      await sidecar.until("the position to be recorded, and the slot ready", (status) => {
-        const slot = slotIn(status, "app");
-        return isReady(status, "app") && slot?.primaryConfirmedFlushLsn !== null && slot?.lagBytes === 0;
-      });
-      await untilSamePosition(primary, standby, "app");
-    },
-  },
-  {
-    title: "after a promotion the slots are there, a subscription goes on, and nothing of ours is left",
-    run: async (major) => {
-      const cluster = await startCluster({ major, subscriber: true });
-      const { primary, standby, subscriber } = cluster;
-      for (const server of [primary, subscriber])
-        await server.query("create table written (id int primary key)");
-      const more: Record<string, string> = major >= 17 ? { failover: "true" } : {};
-      await subscribe({ publisher: primary, subscriber, tables: ["written"], with: more });
-      const sidecar = await quickSidecar(standby);
-      await protect(sidecar, standby, "sub1");
-      await primary.query("insert into written select generate_series(1, 100)");
-      await waitForReceipt(primary, standby);
-      await sidecar.until("all to be ready", ({ ready }) => ready);
-      const { finish } = await failOver(cluster, sidecar);
-      expect(finish?.complete, JSON.stringify(finish)).toBe(true);
-      await repoint(subscriber, "sub1", standby);
-      await standby.query("insert into written values (101)");
-      await eventually(
-        async () => {
-          const [row] = await subscriber.query<{ count: string }>("select count(*) from written");
-          return row?.count === "101";
-        },
-        { what: "the subscriber to have every row" },
-      );
-      expect(await sidecarSlots(standby)).toEqual([]);
-    },
-  },
-  {
-    title:
-      "a transaction prepared before and committed after the promotion is delivered, by a two_phase slot",
-    from: 14,
-    before: "slots have no two_phase",
-    run: async (major) => {
-      const cluster = await startCluster({ major, settings: { max_prepared_transactions: 10 } });
-      const { primary, standby } = cluster;
-      await primary.query("create table written (id int primary key)");
-      const sidecar = await quickSidecar(standby, { restarts: true });
-      await createFailoverSlot(primary, "exact", { twoPhase: true });
-      const client = await primary.connect();
-      try {
-        await client.query("begin");
-        await client.query("insert into written values (1)");
-        await client.query("prepare transaction 'later'");
-      } finally {
-        await client.end();
-      }
-      const kinds = async (server: PgServer) =>
-        (await readSlot(server, "exact")).map(({ data }) => data.split(" ").slice(0, 2).join(" "));
-      await sidecar.until("the slot to be here or staged", (status) => isHereOrStaged(status, "exact"));
-      expect(await kinds(primary)).toContain("PREPARE TRANSACTION");
-      await protectReading(sidecar, cluster, "exact");
-      await untilSamePosition(primary, standby, "exact");
-      await sidecar.untilSlot("exact", "synced");
-      await waitForReplay(primary, standby);
-      await failOver(cluster, sidecar);
-      await standby.query("commit prepared 'later'");
-      expect(await kinds(standby)).toEqual(["COMMIT PREPARED"]);
-    },
-  },
-  {
-    title: "why an idle slot is not ready is told, and in how many cycles it was not",
-    run: async (major) => {
-      const { primary, standby } = await startCluster({ major });
-      await createFailoverSlot(primary, "idle");
-      await writeWal(primary, 100_000);
+      await open.query("begin");
+      await open.query("insert into written values (1)");
       await logRunningTransactions(primary);
-      const sidecar = await quickSidecar(standby, { atOnce: true });
-      const told = await sidecar.until(
-        "some cycles",
-        ({ slots }) => slots.length > 0 && sidecar.history.length > 5,
-      );
-      const idle = slotIn(told, "idle");
-      expect(idle).toMatchObject({
-        protection: "waiting",
-        reason: expect.any(String),
-        detail: expect.any(String),
-      });
-      const board = new StatusBoard(60_000, Date.now);
-      for (const [index, status] of sidecar.history.entries()) board.post(status, index + 1);
-      const counted = board.notReady.filter(({ slot }) => slot === "idle");
-      expect(counted.find(({ reason }) => reason === idle?.reason)?.cycles).toBeGreaterThan(1);
-    },
-  },
-  {
-    title: "a slot that is dropped and made anew between two looks is another slot, and loses nothing",
-    run: async (major) => {
-      const cluster = await startCluster({ major });
-      const { primary, standby } = cluster;
-      await primary.query("create table written (id int primary key)");
-      const sidecar = await quickSidecar(standby);
-      await createFailoverSlot(primary, "again");
-      await protect(sidecar, standby, "again");
-      await primary.query("insert into written values (1)");
-      await primary.query("select pg_catalog.pg_drop_replication_slot('again')");
-      await createFailoverSlot(primary, "again");
       await primary.query("insert into written values (2)");
-      const made = await positionOf(primary, "again");
-      await sidecar.until("the new one to be seen", (status) => {
-        const seen = slotIn(status, "again");
-        return seen?.primaryConfirmedFlushLsn === formatLsn(made);
-      });
-      await protect(sidecar, standby, "again");
-      const { promised, kept } = await failOverKeeping(cluster, sidecar, "again");
-      expect(promised.get("again")?.join()).toContain(":2");
-      expect(promised.get("again")?.join()).not.toContain(":1");
+      await consume(primary, "app");
+      const sidecar = await quickSidecar(standby, { atOnce: true });
+      await primary.query("insert into written values (3)");
+      await sidecar.until("the slot to be seen", ({ slots }) => slots.length === 1);
+      await open.query("commit");
+      await protectReading(sidecar, cluster, "app");
+      await primary.query("insert into written values (4)");
+      const { promised, kept } = await failOverKeeping(cluster, sidecar, "app");
+      expect(promised.get("app")?.join()).toContain(":4");
       expect(kept).toEqual(promised);
-    },
+    } finally {
+      await open.end();
+    }
   },
-];
+  hostile: async (major) => {
+    const { primary, standby } = await startCluster({ major });
+    await primary.query("create role sync superuser login replication");
+    await makeHostile(primary, "postgres", "sync");
+    await waitForReplay(primary, standby);
+    const sidecar = await quickSidecar(standby, { dsn: standby.dsn("postgres", "sync") });
+    await createFailoverSlot(primary, "app");
+    await protect(sidecar, standby, "app");
+    expect(sidecar.log.filter((line) => line.includes("caught"))).toEqual([]);
+  },
+  wrongSetting: async (major) => {
+    const { primary, standby } = await startCluster({ major });
+    const sidecar = await quickSidecar(standby);
+    await createFailoverSlot(primary, "app");
+    await protect(sidecar, standby, "app");
+    standby.configure({ hot_standby_feedback: false });
+    const { ready, problems } = await untilProblem(sidecar, "feedback_off");
+    expect(ready).toBe(false);
+    expect(problems.find(({ code }) => code === "feedback_off")?.message).toContain(
+      "hot_standby_feedback = on",
+    );
+    standby.configure({ hot_standby_feedback: true });
+    await eventually(
+      async () => {
+        await consume(primary, "app");
+        return sidecar.status?.ready;
+      },
+      { what: "the standby to be ready again", timeoutMs: 40_000, intervalMs: 200 },
+    );
+  },
+  confirmedFlush: async (major) => {
+    const { primary, standby } = await startCluster({ major });
+    const sidecar = await quickSidecar(standby);
+    await createFailoverSlot(primary, "app");
+    await protect(sidecar, standby, "app");
+    const before = await positionOf(primary, "app");
+    await writeWal(primary, 200_000);
+    await consume(primary, "app");
+    const after = await positionOf(primary, "app");
+    expect(after).toBeGreaterThan(before);
+    await sidecar.until("the position to be recorded, and the slot ready", (status) => {
+      const slot = slotIn(status, "app");
+      return isReady(status, "app") && slot?.primaryConfirmedFlushLsn !== null && slot?.lagBytes === 0;
+    });
+    await untilSamePosition(primary, standby, "app");
+  },
+  promotion: async (major) => {
+    const cluster = await startCluster({ major, subscriber: true });
+    const { primary, standby, subscriber } = cluster;
+    for (const server of [primary, subscriber])
+      await server.query("create table written (id int primary key)");
+    const more: Record<string, string> = major >= 17 ? { failover: "true" } : {};
+    await subscribe({ publisher: primary, subscriber, tables: ["written"], with: more });
+    const sidecar = await quickSidecar(standby);
+    await protect(sidecar, standby, "sub1");
+    await primary.query("insert into written select generate_series(1, 100)");
+    await waitForReceipt(primary, standby);
+    await sidecar.until("all to be ready", ({ ready }) => ready);
+    const { finish } = await failOver(cluster, sidecar);
+    expect(finish?.complete, JSON.stringify(finish)).toBe(true);
+    await repoint(subscriber, "sub1", standby);
+    await standby.query("insert into written values (101)");
+    await eventually(
+      async () => {
+        const [row] = await subscriber.query<{ count: string }>("select count(*) from written");
+        return row?.count === "101";
+      },
+      { what: "the subscriber to have every row" },
+    );
+    expect(await sidecarSlots(standby)).toEqual([]);
+  },
+  twoPhase: async (major) => {
+    const cluster = await startCluster({ major, settings: { max_prepared_transactions: 10 } });
+    const { primary, standby } = cluster;
+    await primary.query("create table written (id int primary key)");
+    const sidecar = await quickSidecar(standby, { restarts: true });
+    await createFailoverSlot(primary, "exact", { twoPhase: true });
+    const client = await primary.connect();
+    try {
+      await client.query("begin");
+      await client.query("insert into written values (1)");
+      await client.query("prepare transaction 'later'");
+    } finally {
+      await client.end();
+    }
+    const kinds = async (server: PgServer) =>
+      (await readSlot(server, "exact")).map(({ data }) => data.split(" ").slice(0, 2).join(" "));
+    await sidecar.until("the slot to be here or staged", (status) => isHereOrStaged(status, "exact"));
+    expect(await kinds(primary)).toContain("PREPARE TRANSACTION");
+    await protectReading(sidecar, cluster, "exact");
+    await untilSamePosition(primary, standby, "exact");
+    await sidecar.untilSlot("exact", "synced");
+    await waitForReplay(primary, standby);
+    await failOver(cluster, sidecar);
+    await standby.query("commit prepared 'later'");
+    expect(await kinds(standby)).toEqual(["COMMIT PREPARED"]);
+  },
+  idleReason: async (major) => {
+    const { primary, standby } = await startCluster({ major });
+    await createFailoverSlot(primary, "idle");
+    await writeWal(primary, 100_000);
+    await logRunningTransactions(primary);
+    const sidecar = await quickSidecar(standby, { atOnce: true });
+    const told = await sidecar.until(
+      "some cycles",
+      ({ slots }) => slots.length > 0 && sidecar.history.length > 5,
+    );
+    const idle = slotIn(told, "idle");
+    expect(idle).toMatchObject({
+      protection: "waiting",
+      reason: expect.any(String),
+      detail: expect.any(String),
+    });
+    const board = new StatusBoard(60_000, Date.now);
+    for (const [index, status] of sidecar.history.entries()) board.post(status, index + 1);
+    const counted = board.notReady.filter(({ slot }) => slot === "idle");
+    expect(counted.find(({ reason }) => reason === idle?.reason)?.cycles).toBeGreaterThan(1);
+  },
+  madeAnew: async (major) => {
+    const cluster = await startCluster({ major });
+    const { primary, standby } = cluster;
+    await primary.query("create table written (id int primary key)");
+    const sidecar = await quickSidecar(standby);
+    await createFailoverSlot(primary, "again");
+    await protect(sidecar, standby, "again");
+    await primary.query("insert into written values (1)");
+    await primary.query("select pg_catalog.pg_drop_replication_slot('again')");
+    await createFailoverSlot(primary, "again");
+    await primary.query("insert into written values (2)");
+    const made = await positionOf(primary, "again");
+    await sidecar.until("the new one to be seen", (status) => {
+      const seen = slotIn(status, "again");
+      return seen?.primaryConfirmedFlushLsn === formatLsn(made);
+    });
+    await protect(sidecar, standby, "again");
+    const { promised, kept } = await failOverKeeping(cluster, sidecar, "again");
+    expect(promised.get("again")?.join()).toContain(":2");
+    expect(promised.get("again")?.join()).not.toContain(":1");
+    expect(kept).toEqual(promised);
+  },
+};
 
 async function isConflicting(standby: PgServer, name: string): Promise<boolean> {
   const [row] = await standby.query<{ lost: boolean }>(

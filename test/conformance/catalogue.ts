@@ -1,0 +1,71 @@
+/** The titles of the conformance scenarios, and where they apply: for the tests and for the table in docs/conformance.md. */
+
+interface Entry {
+  title: string;
+  /** The majors where it applies; all of them when left out. */
+  majors?: readonly number[];
+  /** Why it does not apply elsewhere. */
+  elsewhere?: string;
+}
+
+export const MAJORS: readonly number[] = [11, 12, 13, 14, 15, 16, 17, 18];
+
+const CATALOGUE = {
+  notAStandby: {
+    title: "syncing is refused on a node that is no standby",
+  },
+  twoPlugins: {
+    title: "slots of two plugins are brought, and stay over a restart of the standby",
+  },
+  remoteDrop: {
+    title: "a slot that is dropped on the primary is dropped here",
+  },
+  invalidated: {
+    title: "a slot that the standby has invalidated is dropped and made anew, valid",
+    majors: [16, 17, 18],
+    elsewhere: "the server invalidates no slot for lost catalog rows",
+  },
+  runningTransaction: {
+    title: "a slot whose restart_lsn lies where a transaction was running comes to be ready, and sends all",
+  },
+  hostile: {
+    title: "a hostile search_path with functions and operators of its own does no harm",
+  },
+  wrongSetting: {
+    title: "a setting that is wrong is told with its remedy, and all goes on when it is mended",
+  },
+  confirmedFlush: {
+    title: "confirmed_flush_lsn follows the primary's, and is never ahead of it",
+  },
+  promotion: {
+    title: "after a promotion the slots are there, a subscription goes on, and nothing of ours is left",
+  },
+  twoPhase: {
+    title:
+      "a transaction prepared before and committed after the promotion is delivered, by a two_phase slot",
+    majors: [14, 15, 16, 17, 18],
+    elsewhere: "slots have no two_phase",
+  },
+  idleReason: {
+    title: "why an idle slot is not ready is told, and in how many cycles it was not",
+  },
+  madeAnew: {
+    title: "a slot that is dropped and made anew between two looks is another slot, and loses nothing",
+  },
+} as const satisfies Record<string, Entry>;
+
+export type Key = keyof typeof CATALOGUE;
+
+export interface Scenario {
+  key: Key;
+  title: string;
+  majors: readonly number[];
+  elsewhere: string | null;
+}
+
+export const ALL: readonly Scenario[] = Object.entries(CATALOGUE).map(([key, entry]: [string, Entry]) => ({
+  key: key as Key,
+  title: entry.title,
+  majors: entry.majors ?? MAJORS,
+  elsewhere: entry.elsewhere ?? null,
+}));
