@@ -9,7 +9,7 @@ import type { Outcome } from "./errors.ts";
 import { type FilesContext, runFiles } from "./files.ts";
 import { createGuard } from "./guard.ts";
 import { HoldKeeper } from "./hold.ts";
-import { runLane } from "./lane.ts";
+import { type LaneContext, runLane } from "./lane.ts";
 
 export interface ApplierOptions {
   instanceId: string;
@@ -19,6 +19,7 @@ export interface ApplierOptions {
   nudgePrimary: () => Promise<void>;
   /** For what is done to slot files; null where there is no data directory. */
   files: FilesContext | null;
+  noteAdopted: LaneContext["noteAdopted"];
   /** Called for every action once, in whatever cycle it ends. */
   onOutcome: (outcome: Outcome) => void;
 }
@@ -91,6 +92,7 @@ export class Applier {
       holds: this.#holds,
       directory: this.#options.files?.directory ?? null,
       signal: this.#stop.signal,
+      noteAdopted: this.#options.noteAdopted,
       report: (outcome) => this.#report(outcome),
     }).finally(() => this.#lanes.delete(oid));
     this.#lanes.set(oid, lane);

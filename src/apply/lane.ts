@@ -3,6 +3,7 @@ import type { Action } from "../domain/action.ts";
 import { assertNever } from "../domain/assert-never.ts";
 import { workName } from "../domain/names.ts";
 import type { PgSession } from "../pg/session.ts";
+import { type Evidence, examineSlot } from "./adopt.ts";
 import { advanceSlots, briefly } from "./advance.ts";
 import { createSlots } from "./create.ts";
 import { dropFailoverSlot, dropOwnSlot } from "./drop.ts";
@@ -19,6 +20,8 @@ export interface LaneContext {
   /** The standby's data directory, or null. */
   directory: string | null;
   signal: AbortSignal;
+  /** Records that a slot of this node's own past is ours, with what was found of it. */
+  noteAdopted: (action: Extract<Action, { kind: "adopt" }>, evidence: Evidence) => Promise<void>;
   report: (outcome: Outcome) => void;
 }
 
@@ -128,6 +131,11 @@ async function runOne(
       );
     case "replace":
       return replaceSlot(await context.session(), action);
+    case "adopt":
+      return context.noteAdopted(
+        action,
+        await examineSlot(await context.session(), action, context.directory),
+      );
     case "drop":
       return dropFailoverSlot(await context.session(), action);
     case "drop_leftover":

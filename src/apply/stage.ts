@@ -4,14 +4,15 @@
  */
 import { removeSlotFolder, writeSlotFolder } from "../datadir/slot-folders.ts";
 import type { Action } from "../domain/action.ts";
+import { startsByItself } from "../domain/capability.ts";
 import type { Staged } from "../domain/journal.ts";
-import { parseLsn } from "../domain/lsn.ts";
 import type { LogicalSlot } from "../domain/slot.ts";
 import { type SlotRow, toLogicalSlots } from "../pg/rows.ts";
+import { snapshotPositions } from "../pg/server-history.ts";
 import type { PgSession } from "../pg/session.ts";
 import { parseSlotState, rewriteSlotState, type SlotState } from "../pg/slot-state-file.ts";
 import { SnapshotFileError, snapshotFileName, verifySnapshotFile } from "../pg/snapshot-file.ts";
-import { LIST_SNAPSHOTS, lookAtSlot } from "../pg/sql.ts";
+import { lookAtSlot } from "../pg/sql.ts";
 import { ReasonedError } from "./errors.ts";
 import type { PinKeeper } from "./pin.ts";
 import { readServerFile } from "./primary-files.ts";
@@ -107,6 +108,7 @@ async function stageOne(
     snapshot: snapshot.kind,
     pin,
     at: now(),
+    commonUntil: null,
   });
   // a file replaced under a slot in memory would be loaded at the next start as if it were that slot
   await context.assertSameRun();
@@ -136,7 +138,7 @@ async function readConsistently(
     if (content !== null) return { bytes, state, snapshot: judged(content, major) };
     const shown = await lookAt(session, slot.name);
     if (shown?.restartLsn === state.restartLsn) {
-      const alone = await startsByItself(session, state);
+      const alone = await startsAlone(session, state);
       return { bytes, state, snapshot: { kind: alone ? "absent" : "unusable" } };
     }
     if (attempt === ATTEMPTS)
@@ -147,31 +149,18 @@ async function readConsistently(
   }
 }
 
-/** The first minor releases in which a slot is not created out of another slot's snapshot any more. */
-const MENDED_IN: Readonly<Record<number, number>> = { 12: 20, 13: 16, 14: 13, 15: 8, 16: 4 };
-
 /**
  * I2 (e) holds only for a slot that found its consistent point by itself. Servers of before may have restored a snapshot that another
  * slot had written between this one's `restart_lsn` and its consistent point: the primary finds it there again, and the standby would
  * begin later. As long as the slot lives no checkpoint removes it, so where the folder may be listed it is seen.
  */
-async function startsByItself(
+async function startsAlone(
   session: PgSession,
   { restartLsn, confirmedFlushLsn }: SlotState,
 ): Promise<boolean> {
-  const [row] = await session.query<{ names: string | null }>(LIST_SNAPSHOTS, [], {
-    what: "listing the snapshots on the primary",
-  });
-  if (row?.names === null || row?.names === undefined) {
-    const major = Math.floor(session.serverVersionNum / 10_000);
-    return major >= 17 || session.serverVersionNum % 10_000 >= (MENDED_IN[major] ?? Number.POSITIVE_INFINITY);
-  }
-  return !row.names.split(" ").some((name) => {
-    const match = /^([0-9A-F]+)-([0-9A-F]+)\.snap$/.exec(name);
-    if (!match) return false;
-    const lsn = parseLsn(`${match[1]}/${match[2]}`);
-    return lsn >= restartLsn && lsn <= confirmedFlushLsn;
-  });
+  const positions = await snapshotPositions(session);
+  if (positions === null) return startsByItself(session.serverVersionNum);
+  return !positions.some((lsn) => lsn >= restartLsn && lsn <= confirmedFlushLsn);
 }
 
 function judged(content: Buffer, major: number): Snapshot {

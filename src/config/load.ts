@@ -33,6 +33,7 @@ export interface Config {
     readonly include: readonly Selector[];
     readonly exclude: readonly Selector[];
     readonly provision: "sql" | "file" | "auto";
+    readonly onConflict: "adopt" | "recreate" | "refuse";
   };
   readonly stateDirectory: string;
   readonly nap: { readonly minMs: number; readonly maxMs: number };
@@ -517,6 +518,7 @@ export function loadConfig({ file, env, flags = {} }: ConfigSources): LoadedConf
       include: raw.slots.include.map(toSelector),
       exclude: raw.slots.exclude.map(toSelector),
       provision: raw.slots.provision,
+      onConflict: raw.slots.on_conflict,
     },
     stateDirectory: path.resolve(raw.state_directory),
     nap: { minMs: raw.nap.min_ms, maxMs: raw.nap.max_ms },

@@ -89,6 +89,8 @@ const primary = z.strictObject({
 
 const PROVISIONS = ["sql", "file", "auto"] as const;
 
+const CONFLICTS = ["adopt", "recreate", "refuse"] as const;
+
 const slots = z.strictObject({
   include: key(selectors, {
     description:
@@ -105,6 +107,11 @@ const slots = z.strictObject({
     description:
       "How failover slots come to the standby on 16. sql: they are copied from the guard. file: the primary's state file is staged, and takes effect at the standby's next start. auto: sql, and the file for a slot that sql cannot protect, when standby.data_directory is set and restart.mode is not never. 11 to 15 always use the file.",
     expects: `one of ${PROVISIONS.join(", ")}`,
+  }),
+  on_conflict: key(z.enum(CONFLICTS).default("adopt"), {
+    description:
+      "What is done with a slot on the standby that has a failover slot's name and that the sidecar did not make, such as those of a former primary that follows again. adopt: one that is proven to be of this node's own past, at or behind the primary's slot, becomes the sidecar's. recreate: such a one, or one that this server has invalidated, is dropped once a guard protects the name, and made anew. refuse: it is left alone. What is not proven is left alone and reported in any case.",
+    expects: `one of ${CONFLICTS.join(", ")}`,
   }),
 });
 

@@ -1,6 +1,6 @@
 /** Serialized snapshots, the evidence (b) of a consistent start (I2). */
 import { constants } from "node:fs";
-import { open } from "node:fs/promises";
+import { open, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { Lsn } from "../domain/lsn.ts";
 import { SnapshotFileError, snapshotFileName, verifySnapshotFile } from "../pg/snapshot-file.ts";
@@ -62,6 +62,16 @@ export async function hasSnapshot(dir: string, lsn: Lsn, major: number): Promise
   } catch (error) {
     if (error instanceof SnapshotFileError || errnoOf(error) === "ENOENT") return false;
     throw error instanceof DataDirectoryError ? error : readError(path, error);
+  }
+}
+
+/** The names in the folder of snapshots. Throws DataDirectoryError. */
+export async function listSnapshotNames(dir: string): Promise<string[]> {
+  const folder = join(dir, FOLDER);
+  try {
+    return await readdir(folder);
+  } catch (error) {
+    throw readError(folder, error);
   }
 }
 

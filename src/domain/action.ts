@@ -58,6 +58,20 @@ export type Action =
     }
   /** Drop our slot. */
   | { kind: "drop"; slot: string; database: string; databaseOid: number; at: Lsn; why: string }
+  /** Take over a slot of this node's own past: see whether its snapshot (I2) and its WAL (I3) are here, and write down that it is ours. */
+  | {
+      kind: "adopt";
+      slot: string;
+      database: string;
+      databaseOid: number;
+      plugin: string;
+      twoPhase: boolean;
+      at: Lsn;
+      restart: Lsn;
+      commonUntil: Lsn;
+      /** It stands where it was created, and needs no snapshot. */
+      unmoved: boolean;
+    }
   /** Drop a slot we made for ourselves. */
   | { kind: "drop_leftover"; slot: string; database: string; databaseOid: number }
   /**
@@ -117,6 +131,8 @@ export function describeAction(action: Action): string {
       return `replace slot "${action.slot}" by a copy of the guard at ${formatLsn(action.to)}`;
     case "drop":
       return `drop slot "${action.slot}": ${action.why}`;
+    case "adopt":
+      return `adopt slot "${action.slot}" at ${formatLsn(action.at)}, which is left from when this node was the primary`;
     case "drop_leftover":
       return `drop leftover slot "${action.slot}"`;
     case "stage":

@@ -14,3 +14,12 @@ export function copiesSlots(serverVersionNum: number): boolean {
 export function tellsRowsRemoved(serverVersionNum: number): boolean {
   return serverVersionNum >= 160_000;
 }
+
+/** The first minor releases in which a slot is not created out of another slot's snapshot any more. */
+const MENDED_IN: Readonly<Record<number, number>> = { 12: 20, 13: 16, 14: 13, 15: 8, 16: 4 };
+
+/** A new slot finds its consistent point by itself, whatever snapshots other slots have left behind its beginning (I2 e). */
+export function startsByItself(serverVersionNum: number): boolean {
+  const major = Math.floor(serverVersionNum / 10_000);
+  return major >= 17 || serverVersionNum % 10_000 >= (MENDED_IN[major] ?? Number.POSITIVE_INFINITY);
+}

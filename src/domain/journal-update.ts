@@ -7,6 +7,7 @@ import {
   type GuardRecord,
   type JournalState,
   PROVEN,
+  type Proof,
   type Provision,
   type SlotRecord,
   type Staged,
@@ -269,6 +270,7 @@ export function noteIntents(journal: JournalState, actions: readonly Action[]): 
       // what is staged is noted file by file, with what it says
       case "unstage":
       case "complete":
+      case "adopt":
       case "create_hold":
       case "release_hold":
       case "probe_plugin":
@@ -305,6 +307,40 @@ export function noteStaged(journal: JournalState, name: string, staged: Staged):
   const withIt = (provision: Provision) => ({ staged: [...provision.staged, staged].slice(-STAGED_KEPT) });
   update(next, name, withIt);
   changeGuard(next, name, withIt);
+  return next;
+}
+
+/**
+ * Records that a slot of this node's own past is ours from now on (I7), with what was found of it. It is like one that came by its file:
+ * what is not proven of it has to be had still.
+ */
+export function noteAdopted(
+  journal: JournalState,
+  action: Extract<Action, { kind: "adopt" }>,
+  { start, wal }: Pick<Proof, "start" | "wal">,
+  now: number,
+): JournalState {
+  const next = draftOf(journal);
+  const { databaseOid, plugin, twoPhase, at, restart, commonUntil } = action;
+  const ours = { databaseOid, plugin, twoPhase };
+  update(next, action.slot, () => ({
+    state: "owned",
+    ours,
+    maxTarget: at,
+    dropping: false,
+    failure: null,
+    staged: [],
+    origin: {
+      ...ours,
+      restartLsn: restart,
+      confirmedFlushLsn: at,
+      snapshot: start ? "absent" : "unusable",
+      pin: null,
+      at: now,
+      commonUntil,
+    },
+    proof: { start: start && wal, wal, rows: false },
+  }));
   return next;
 }
 
@@ -400,6 +436,7 @@ export function noteDone(journal: JournalState, action: Action): JournalState {
     case "replace":
       update(next, action.slot, () => ({ failure: null }));
       return next;
+    case "adopt":
     case "advance_guard":
     case "create_hold":
     case "release_hold":

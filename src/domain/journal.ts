@@ -3,6 +3,7 @@ import type { Lsn } from "./lsn.ts";
 import type { Protection, Reason } from "./protection.ts";
 import type { RestartRecord } from "./restart.ts";
 import type { SlotIdentity } from "./slot.ts";
+import type { PrimaryLife, TimelineHistory } from "./timeline.ts";
 import type { Xid } from "./xid.ts";
 
 /** A slot file put where the standby loads it at its next start, with what the file says. */
@@ -18,6 +19,11 @@ export interface Staged extends SlotIdentity {
   pin: string | null;
   /** When it was staged, ms since the epoch. */
   at: number;
+  /**
+   * For a slot of this node's own past that was adopted: up to here the primary's history is this node's. A slot there that begins
+   * before it was there at the fork (I4). Null for what came by its file.
+   */
+  commonUntil: Lsn | null;
 }
 
 /** What is known of a slot of ours on the standby: it starts consistently (I2), its WAL is here (I3), its catalog rows are (I4). */
@@ -129,6 +135,10 @@ export interface JournalState {
   quietUntil: number;
   /** Since when the primary has not answered, or null. */
   primaryLostAt: number | null;
+  /** This node's last life as a primary, or null: what its old slots are held against when it follows again. */
+  life: PrimaryLife | null;
+  /** The history of the primary's timeline; read only where that matters. */
+  history: { timeline: number; forks: TimelineHistory } | null;
   /** Grows with each guard made; part of its name. */
   guardSerial: number;
   guards: Record<number, GuardRecord>;
@@ -160,6 +170,8 @@ export function emptyJournal(instanceId: string): JournalState {
     feedbackSession: null,
     quietUntil: 0,
     primaryLostAt: null,
+    life: null,
+    history: null,
     guardSerial: 0,
     guards: {},
     lowGuards: {},

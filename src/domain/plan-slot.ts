@@ -1,5 +1,6 @@
 /** How one failover slot stands on this standby and what it needs next: `synchronize_one_slot`, as a decision. */
 import type { Action } from "./action.ts";
+import { decideConflict, isUnmoved } from "./adopt.ts";
 import { copiesSlots, createsOnStandby } from "./capability.ts";
 import { doubtsOf, isPluginProven, notFlushed, pluginUnproven } from "./doubts.ts";
 import type { Provision } from "./journal.ts";
@@ -30,6 +31,7 @@ export interface SlotDecision {
   needsHold?: Lsn;
   create?: Extract<Action, { kind: "create" }>;
   drop?: Extract<Action, { kind: "drop" }>;
+  adopt?: Extract<Action, { kind: "adopt" }>;
   probe?: Action;
   /** Our slot is here and may be moved forward to this position. */
   advance?: { local: StandbySlot; confirmed: Lsn; restart: Lsn; to: Lsn; unsure: boolean };
@@ -144,14 +146,7 @@ function decideExisting(
   const record = input.journal.slots.get(slot.name);
   const needsHold = slot.confirmedFlushLsn === null ? {} : { needsHold: slot.confirmedFlushLsn };
   if (!record || !isOurs(local, record) || local.confirmedFlushLsn === null)
-    return {
-      slot,
-      ...needsHold,
-      verdict: blocked(
-        "name_conflict",
-        `a slot of this name exists on the standby (${local.plugin}, database "${local.database}", at ${at(local.confirmedFlushLsn)}) and the journal does not say that it is ours: drop it there, and it is made anew within a cycle`,
-      ),
-    };
+    return { slot, ...needsHold, ...decideForeign(slot, local, database, input, headroom) };
   if (local.activePid !== null)
     return {
       slot,
@@ -202,6 +197,73 @@ function decideExisting(
     ...(isProven(proof) ? {} : guardedMeanwhile(slot, confirmed, database, input, headroom)),
     ...(proof.wal ? advanceOf(confirmed, local, local.confirmedFlushLsn, restart, !proof.start, input) : {}),
     ...probeOf(slot, database, input),
+  };
+}
+
+/** For a slot of the name that is not ours (I7). Until it is, or has made room, nothing protects the name. */
+function decideForeign(
+  slot: PrimarySlot,
+  local: StandbySlot,
+  database: DatabaseState | null,
+  input: PlanInput,
+  headroom: Headroom,
+): Omit<SlotDecision, "slot"> {
+  const decision = decideConflict(slot, local, input);
+  const what = `a slot of this name exists on the standby (${local.plugin}, database "${local.database}", at ${at(local.confirmedFlushLsn)})`;
+  const { name, restartLsn: restart, confirmedFlushLsn: position, ...identity } = local;
+  const base = { slot: name, database: local.database, databaseOid: local.databaseOid };
+  if (decision.kind === "adopt" && restart !== null && position !== null) {
+    const failure = input.memory.backoff.get(name);
+    return {
+      verdict: failure
+        ? waiting(failure.reason, failure.detail)
+        : waiting("name_conflict", `${what}, left from when this node was the primary: it is being adopted`),
+      ...(mayTry(name, input.memory)
+        ? {
+            adopt: {
+              kind: "adopt",
+              ...base,
+              plugin: identity.plugin,
+              twoPhase: identity.twoPhase,
+              at: position,
+              restart,
+              commonUntil: decision.commonUntil,
+              unmoved: isUnmoved(local, input),
+            },
+          }
+        : {}),
+    };
+  }
+  if (decision.kind === "wait")
+    return {
+      verdict: waiting(
+        "name_conflict",
+        `${what}, left from when this node was the primary: ${decision.why}. slotsync release ${name} drops it at once`,
+      ),
+    };
+  const confirmed = slot.confirmedFlushLsn;
+  const why = decision.kind === "quarantine" ? decision.why : "";
+  if (decision.kind === "recreate" && confirmed !== null && position !== null && slot.invalidation === null) {
+    // without the guard first there would be a moment in which nothing protects the name
+    const { verdict, relies } = guardedMeanwhile(slot, confirmed, database, input, headroom);
+    if (verdict === GUARDED && relies !== undefined)
+      return {
+        verdict: waiting("name_conflict", `${what}: ${decision.why}; it is dropped and made anew`),
+        relies,
+        drop: { kind: "drop", ...base, at: position, why: decision.why },
+      };
+    return {
+      verdict: waiting(
+        "name_conflict",
+        `${what}: ${decision.why}; it is dropped and made anew once a guard of this standby reaches back to ${formatLsn(confirmed)}. slotsync release ${name} drops it at once`,
+      ),
+    };
+  }
+  return {
+    verdict: blocked(
+      "name_conflict",
+      `${what} and the journal does not say that it is ours: ${why}. If nobody needs it, drop it there (slotsync release ${name}), and it is made anew within a cycle`,
+    ),
   };
 }
 

@@ -4,6 +4,7 @@
  * invariant (see docs/safety.md); test/unit/plan.property.test.ts holds them against random histories.
  */
 import type { Action } from "./action.ts";
+import type { ConflictPolicy } from "./adopt.ts";
 import { createsOnStandby } from "./capability.ts";
 import type { GuardRecord, JournalState } from "./journal.ts";
 import { isGuardOf } from "./names.ts";
@@ -35,6 +36,8 @@ export interface Policy {
   provision: "sql" | "file" | "auto";
   /** Whether this standby may be restarted for slots that come by their files. */
   restarts: boolean;
+  /** What is done with a slot that has a failover slot's name and is not ours. */
+  onConflict: ConflictPolicy;
 }
 
 /** Why a slot's last action failed, and when it may be tried again. */
@@ -130,6 +133,8 @@ export function plan(input: PlanInput): Plan {
     // ours may stand in another database than the primary's slot does now
     if (decision.drop && !memory.busyDatabases.has(decision.drop.databaseOid))
       result.actions.push(decision.drop);
+    if (decision.adopt && !memory.busyDatabases.has(decision.adopt.databaseOid))
+      result.actions.push(decision.adopt);
   }
   for (const { state, decisions } of decided)
     if (!memory.busyDatabases.has(state.oid)) planDatabase(state, decisions, input, result, headroom);

@@ -125,7 +125,10 @@ function rowsNow(
  * made anew under its name starts further on, yet may bear as old a catalog_xmin, which it takes from other slots and holds from then on.
  */
 function keptBy(original: Original | null, origin: Staged | null): Xid | null {
-  return original !== null && original.restartLsn === origin?.restartLsn ? original.catalogXmin : null;
+  if (original === null || original.restartLsn === null || origin === null) return null;
+  // one that was made anew starts past the fork: this one has kept rows on the new primary from its first moment on
+  const sinceTheFork = origin.commonUntil !== null && original.restartLsn <= origin.commonUntil;
+  return sinceTheFork || original.restartLsn === origin.restartLsn ? original.catalogXmin : null;
 }
 
 /** True when nothing is left to prove. */

@@ -10,6 +10,7 @@ import type { $ZodIssue } from "zod/v4/core";
 import type { FinishReport } from "../domain/finish.ts";
 import type { GuardRecord, JournalState, Provision, SlotRecord, Staged } from "../domain/journal.ts";
 import { formatLsn, type Lsn } from "../domain/lsn.ts";
+import type { TimelineHistory } from "../domain/timeline.ts";
 import { JournalDamagedError, JournalVersionError } from "./errors.ts";
 import { bodySchema, type EncodedBody } from "./schema.ts";
 
@@ -101,6 +102,15 @@ function encodeBody(state: JournalState): EncodedBody {
     feedbackSession: state.feedbackSession,
     quietUntil: finite(state.quietUntil),
     primaryLostAt: finiteOrNull(state.primaryLostAt),
+    life: state.life && {
+      timeline: finite(state.life.timeline),
+      history: encodeHistory(state.life.history),
+      unmoved: state.life.unmoved.map((slot) => ({ ...slot, restartLsn: formatLsn(slot.restartLsn) })),
+    },
+    history: state.history && {
+      timeline: finite(state.history.timeline),
+      forks: encodeHistory(state.history.forks),
+    },
     guardSerial: finite(state.guardSerial),
     guards: Object.values(state.guards).map(encodeGuard),
     lowGuards: Object.values(state.lowGuards).map(encodeGuard),
@@ -110,6 +120,10 @@ function encodeBody(state: JournalState): EncodedBody {
     problems: state.problems,
     finish: state.finish && encodeFinish(state.finish),
   };
+}
+
+function encodeHistory(history: TimelineHistory) {
+  return history.map(({ timeline, until }) => ({ timeline: finite(timeline), until: formatLsn(until) }));
 }
 
 function encodeGuard(guard: GuardRecord): EncodedBody["guards"][number] {
@@ -137,6 +151,7 @@ function encodeStaged({
   snapshot,
   pin,
   at,
+  commonUntil,
 }: Staged) {
   return {
     databaseOid: finite(databaseOid),
@@ -147,6 +162,7 @@ function encodeStaged({
     snapshot,
     pin,
     at: finite(at),
+    commonUntil: lsnText(commonUntil),
   };
 }
 

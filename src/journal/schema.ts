@@ -85,6 +85,7 @@ const staged = z.strictObject({
   snapshot: z.enum(["kept", "absent", "unusable"]),
   pin: z.string().nullable(),
   at: time,
+  commonUntil: lsn.nullable().default(null),
 });
 
 // journals of before there were files to stage have none of it: what they hold was made by SQL
@@ -162,6 +163,16 @@ const restart = z.strictObject({
   window: time.nullable(),
 });
 
+const history = z.array(z.strictObject({ timeline: count, until: lsn }));
+
+const life = z.strictObject({
+  timeline: count,
+  history,
+  unmoved: z.array(
+    z.strictObject({ name: z.string(), databaseOid: oid, plugin: z.string(), restartLsn: lsn }),
+  ),
+});
+
 export const INSTANCE_ID = /^[0-9a-f]{8}$/;
 
 /** Guards and slots are lists here, not objects: a slot may be called `__proto__`. */
@@ -178,6 +189,8 @@ export const bodySchema = z.strictObject({
   feedbackSession: z.string().nullable().default(null),
   quietUntil: time,
   primaryLostAt: time.nullable(),
+  life: life.nullable().default(null),
+  history: z.strictObject({ timeline: count, forks: history }).nullable().default(null),
   guardSerial: count,
   guards: z.array(guard),
   lowGuards: z.array(guard).default([]),

@@ -25,8 +25,8 @@ export interface SessionOptions {
   readonly signal?: AbortSignal;
   /** For instance a password file that was not used because others can read it. */
   readonly onWarning?: (warning: string) => void;
-  /** Replication connections speak another language; this is not the place for them. */
-  readonly replication?: never;
+  /** A session for replication, in a database: it takes SQL, and the commands of the replication protocol as scripts. */
+  readonly replication?: boolean;
 }
 
 type SqlParameter = string | number | bigint | boolean | null | Buffer | readonly string[];
@@ -166,6 +166,8 @@ function dial(conn: ConnInfo, attempt: TlsAttempt, options: SessionOptions, data
     sslnegotiation: attempt.kind === "tls" && attempt.direct ? "direct" : "postgres",
     application_name: options.applicationName,
     options: startupOptions(conn, options),
+    // the driver passes it on, and its types do not know it
+    ...((options.replication ? { replication: "database" } : {}) as object),
     stream: () => socket,
     keepAlive: conn.keepalives ?? true,
     keepAliveInitialDelayMillis: (conn.keepalivesIdleS ?? KEEPALIVE_IDLE_S) * 1_000,

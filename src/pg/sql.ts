@@ -260,8 +260,25 @@ SELECT setting AS bytes FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catal
 
 const LIST_FOLDER = "pg_catalog.pg_ls_dir(pg_catalog.text,pg_catalog.bool,pg_catalog.bool)";
 
-/** The names of all serialized snapshots, with blanks between them; NULL when the role may not list them. */
-export const LIST_SNAPSHOTS = `
-SELECT CASE WHEN pg_catalog.has_function_privilege('${LIST_FOLDER}', 'EXECUTE')
-  THEN (SELECT COALESCE(pg_catalog.string_agg(d.name, ' '), '')
-          FROM pg_catalog.pg_ls_dir('pg_logical/snapshots', true, false) AS d(name)) END AS names`;
+/** The names of all serialized snapshots, with blanks between them; NULL when the role may not list them. pg_monitor may from 15 on. */
+export function listSnapshots(serverVersionNum: number): string {
+  const [right, names] =
+    serverVersionNum >= 150_000
+      ? ["pg_catalog.pg_ls_logicalsnapdir()", "pg_catalog.pg_ls_logicalsnapdir() AS d"]
+      : [LIST_FOLDER, "pg_catalog.pg_ls_dir('pg_logical/snapshots', true, false) AS d(name)"];
+  return `
+SELECT CASE WHEN pg_catalog.has_function_privilege('${right}', 'EXECUTE')
+  THEN (SELECT COALESCE(pg_catalog.string_agg(d.name, ' '), '') FROM ${names}) END AS names`;
+}
+
+/** The whole WAL segments of a standby, by their names with blanks between them, and how far it has replayed. For pg_monitor. */
+export const LOOK_AT_WAL = `
+SELECT (SELECT pg_catalog.string_agg(w.name, ' ') FROM pg_catalog.pg_ls_waldir() AS w
+         WHERE w.name OPERATOR(pg_catalog.~) '^[0-9A-F]{24}$' AND w.size OPERATOR(pg_catalog.=) s.setting::pg_catalog.int8) AS names,
+       s.setting AS segment_bytes, pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text AS replay_lsn
+  FROM pg_catalog.pg_settings AS s WHERE s.name OPERATOR(pg_catalog.=) 'wal_segment_size'`;
+
+/** In a session for replication: the history of a timeline, as its file has it. There is none of timeline 1. */
+export function timelineHistory(timeline: number): string {
+  return `TIMELINE_HISTORY ${Math.trunc(timeline)}`;
+}

@@ -13,6 +13,7 @@ import { anyStop } from "../domain/prerequisites.ts";
 import { buildStatus } from "../domain/status.ts";
 import { positionsMoved } from "./changes.ts";
 import { observeBoth } from "./observe-both.ts";
+import { learnHistory } from "./past.ts";
 import type { Sidecar } from "./sidecar.ts";
 
 /** `again`: slots were made or dropped, so how they stand is not what was told. */
@@ -34,6 +35,7 @@ export async function runCycle(
   sidecar.lastLook = look;
   sidecar.primaryWalLsn = primary.walLsn;
   if (!look.view.inRecovery) return { kind: "promoted" };
+  await learnHistory(sidecar, primary, look.view);
 
   const now = sidecar.now();
   const memory = sidecar.memory.at(now, atWork);

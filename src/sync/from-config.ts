@@ -19,6 +19,7 @@ export function policyOf(config: Config): Policy {
     duty: config.advance.duty,
     provision: config.slots.provision,
     restarts: config.restart.mode !== "never",
+    onConflict: config.slots.onConflict,
   };
 }
 

@@ -28,10 +28,18 @@ function nameOf(options: LinkOptions, purpose: string): string {
   return `${options.applicationName} ${purpose}`.slice(0, 63);
 }
 
-function open(conn: ConnInfo, options: LinkOptions, purpose: string, database?: string, atLeastMs = 0) {
+function open(
+  conn: ConnInfo,
+  options: LinkOptions,
+  purpose: string,
+  database?: string,
+  atLeastMs = 0,
+  replication = false,
+) {
   const { timeouts } = options;
   return openSession(conn, {
     applicationName: nameOf(options, purpose),
+    replication,
     ...(database === undefined ? {} : { database }),
     statementTimeoutMs: Math.max(atLeastMs, timeouts.statementMs),
     queryTimeoutMs: atLeastMs === 0 ? timeouts.answerMs : Math.max(atLeastMs + 5_000, timeouts.answerMs),
@@ -83,6 +91,11 @@ export class StandbyLink {
   /** A session in one database. */
   open(database: string, purpose: string, patient: boolean): Promise<PgSession> {
     return open(this.#conn, this.#options, purpose, database, patient ? PATIENT_MS : LANE_MS);
+  }
+
+  /** A session for the replication protocol. */
+  openReplication(purpose: string): Promise<PgSession> {
+    return open(this.#conn, this.#options, purpose, undefined, 0, true);
   }
 
   get conn(): ConnInfo {
@@ -152,6 +165,14 @@ export class PrimaryLink {
     const signal = AbortSignal.any([this.#options.signal, this.#abandon.signal]);
     const chosen = database ?? conn.database ?? this.#fallbackDatabase;
     return open(conn, { ...this.#options, signal }, purpose, chosen, patient ? PATIENT_MS : LANE_MS);
+  }
+
+  /** The same for the replication protocol. */
+  async openReplication(primaryConninfo: string | null, purpose: string): Promise<PgSession> {
+    const conn = this.#fixed ?? this.#parse(primaryConninfo);
+    const signal = AbortSignal.any([this.#options.signal, this.#abandon.signal]);
+    const database = conn.database ?? this.#fallbackDatabase;
+    return open(conn, { ...this.#options, signal }, purpose, database, 0, true);
   }
 
   #parse(primaryConninfo: string | null): ConnInfo {

@@ -22,6 +22,7 @@ import { finishOnce } from "./finish.ts";
 import { blindMs, quietMs } from "./from-config.ts";
 import { StandbyLockedError } from "./links.ts";
 import { PrimaryUnreachableError } from "./observe-both.ts";
+import { noteLife } from "./past.ts";
 import { PromotionWatch } from "./promotion-watch.ts";
 import type { Sidecar } from "./sidecar.ts";
 import { keepVigil, napUntil, Sign } from "./vigil.ts";
@@ -227,6 +228,7 @@ async function liveAsPrimary(sidecar: Sidecar): Promise<void> {
   const { signal } = sidecar.options;
   for (let failures = 0; !signal.aborted; ) {
     await finish(sidecar);
+    await noteLife(sidecar);
     sidecar.options.onStatus(buildStatus(sidecar.journal, null, [], "live"));
     const incomplete = sidecar.journal.finish?.complete === false;
     failures = incomplete ? failures + 1 : 0;
@@ -235,6 +237,7 @@ async function liveAsPrimary(sidecar: Sidecar): Promise<void> {
     while (!signal.aborted && sidecar.now() < until) {
       await sleep(PRIMARY_PULSE_MS, signal);
       if (signal.aborted || (await isStandby(await sidecar.standby.control()))) return;
+      await noteLife(sidecar);
     }
   }
 }

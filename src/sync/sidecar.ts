@@ -8,7 +8,13 @@ import { SnapshotStore } from "../apply/snapshot-store.ts";
 import { type Action, describeAction } from "../domain/action.ts";
 import { assertNever } from "../domain/assert-never.ts";
 import type { JournalState } from "../domain/journal.ts";
-import { noteDone, noteFailure, noteSnapshotLost, noteStaged } from "../domain/journal-update.ts";
+import {
+  noteAdopted,
+  noteDone,
+  noteFailure,
+  noteSnapshotLost,
+  noteStaged,
+} from "../domain/journal-update.ts";
 import type { Selection } from "../domain/judge.ts";
 import type { Lsn } from "../domain/lsn.ts";
 import type { NapBounds } from "../domain/nap.ts";
@@ -117,6 +123,7 @@ export class Sidecar {
       instanceId: this.journal.instanceId,
       files: this.#filesContext(),
       open: (database, purpose, patient) => this.standby.open(database, purpose, patient),
+      noteAdopted: (action, evidence) => this.record(noteAdopted(this.journal, action, evidence, this.now())),
       nudgePrimary: () => this.#nudgePrimary(),
       onOutcome: (outcome) => this.#onOutcome(outcome),
     });
@@ -242,7 +249,7 @@ export class Sidecar {
         this.memory.succeeded(completeBackoffKey(action.slot));
       if (action.kind === "advance_guard") this.memory.guardAdvanced(action.guard, this.now());
       this.journal = noteDone(this.journal, action);
-      const cameOrWent = action.kind === "create" || action.kind === "drop";
+      const cameOrWent = ["create", "drop", "adopt"].includes(action.kind);
       this.#cameOrWent ||= cameOrWent;
       this.log[cameOrWent ? "info" : "debug"]({ slot: key }, done(action));
       return;
@@ -260,6 +267,7 @@ export class Sidecar {
 function backoffKey(action: Action): string {
   switch (action.kind) {
     case "create":
+    case "adopt":
     case "advance":
     case "replace":
     case "drop":

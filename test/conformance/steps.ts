@@ -38,7 +38,13 @@ interface QuickOptions extends TestSidecarOptions {
 /** A sidecar with short naps, and with its guard where that needs no start of the standby. */
 export async function quickSidecar(standby: PgServer, options: QuickOptions = {}): Promise<TestSidecar> {
   const { restarts = false, atOnce = false, ...rest } = options;
-  const policy = { guardDatabases: "auto", duty: 0.05, provision: "auto", restarts } as const;
+  const policy = {
+    guardDatabases: "auto",
+    duty: 0.05,
+    provision: "auto",
+    restarts,
+    onConflict: "adopt",
+  } as const;
   const sidecar = await startSidecar(standby, { nap: QUICK, policy, ...rest });
   if (standby.major >= 16 && !atOnce) await sidecar.until("the guard", hasGuard);
   return sidecar;

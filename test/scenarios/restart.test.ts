@@ -32,7 +32,13 @@ function options(command: readonly string[], more: Partial<RestartOptions> = {})
 }
 
 const nap = { minMs: 100, maxMs: 500 };
-const file = { guardDatabases: "auto", duty: 0.05, provision: "auto", restarts: true } as const;
+const file = {
+  guardDatabases: "auto",
+  duty: 0.05,
+  provision: "auto",
+  restarts: true,
+  onConflict: "adopt",
+} as const;
 
 async function startedAt(server: PgServer): Promise<string> {
   const [row] = await server.query<{ at: string }>(

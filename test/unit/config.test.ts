@@ -50,7 +50,7 @@ describe("a configuration is read into its parts", () => {
     expect(config).toEqual({
       standby: { conn: expect.objectContaining({ host: "db2", user: "slotsync", database: "postgres" }) },
       primary: {},
-      slots: { include: [], exclude: [], provision: "auto" },
+      slots: { include: [], exclude: [], provision: "auto", onConflict: "adopt" },
       stateDirectory: "/var/lib/pg-slotsync",
       nap: { minMs: 200, maxMs: 30_000 },
       log: { level: "info", format: "json" },
@@ -170,6 +170,7 @@ describe("every key is also a variable", () => {
       "restart.schedule": "30 3 * * 0",
       "restart.mode": "never",
       "slots.provision": "sql",
+      "slots.on_conflict": "refuse",
     }[key.path];
     expect(() => loadEnv({ [name]: text ?? example[key.form] ?? "" })).not.toThrow();
     expect(problemsOf(() => loadEnv({ [name]: key.form === "text" ? "=\0=" : "{" })).length).toBe(

@@ -50,6 +50,7 @@ const staged = fc.record(
     confirmedFlushLsn: lsn,
     snapshot: fc.constantFrom("kept", "absent", "unusable"),
     pin: orNull(text),
+    commonUntil: orNull(lsn),
     at: time,
   },
   { noNullPrototype: true },
@@ -143,6 +144,9 @@ const guards = fc
     { selector: (guard) => guard.databaseOid, maxLength: 4 },
   )
   .map((list) => Object.fromEntries(list.map((guard) => [guard.databaseOid, guard])));
+const history = fc.array(fc.record({ timeline: oid, until: lsn }, { noNullPrototype: true }), {
+  maxLength: 3,
+});
 const journal: fc.Arbitrary<JournalState> = fc.record(
   {
     instanceId: fc.stringMatching(/^[0-9a-f]{8}$/),
@@ -157,6 +161,23 @@ const journal: fc.Arbitrary<JournalState> = fc.record(
     feedbackSession: orNull(text),
     quietUntil: time,
     primaryLostAt: orNull(time),
+    life: orNull(
+      fc.record(
+        {
+          timeline: oid,
+          history,
+          unmoved: fc.array(
+            fc.record(
+              { name: text, databaseOid: oid, plugin: text, restartLsn: lsn },
+              { noNullPrototype: true },
+            ),
+            { maxLength: 3 },
+          ),
+        },
+        { noNullPrototype: true },
+      ),
+    ),
+    history: orNull(fc.record({ timeline: oid, forks: history }, { noNullPrototype: true })),
     guardSerial: fc.nat(),
     guards,
     lowGuards: guards,

@@ -128,7 +128,7 @@ function primary(slots: LogicalSlot[], more: Partial<PrimaryView> = {}): Primary
 function input(more: Partial<AssessInput> & Pick<AssessInput, "journal" | "standby">): AssessInput {
   return {
     selection: { include: [{ nameLike: "%" }], exclude: [] },
-    policy: { guardDatabases: "auto", duty: 0.05, provision: "auto", restarts: false },
+    policy: { guardDatabases: "auto", duty: 0.05, provision: "auto", restarts: false, onConflict: "adopt" },
     now: NOW,
     sidecarRunning: true,
     quietMs: QUIET_MS,
@@ -225,7 +225,7 @@ describe("while both servers answer", () => {
         restartLsn: lsn(690),
         confirmedFlushLsn: lsn(690),
       },
-      ...{ snapshot: "kept" as const, pin: null, at: NOW },
+      ...{ snapshot: "kept" as const, pin: null, at: NOW, commonUntil: null },
     };
     const came = (rows: boolean) => ({ staged: [], origin, proof: { start: true, wal: true, rows } });
     const guardAs = (rows: boolean) => ({

@@ -187,6 +187,7 @@ export function planFor(situation: Situation): Plan {
       duty: 0.1,
       provision: "auto",
       restarts: false,
+      onConflict: "adopt",
     },
     memory: memory(situation.memory),
   });

@@ -480,6 +480,7 @@ export class FileSidecar {
         snapshot,
         pin,
         at: this.now,
+        commonUntil: null,
       };
       this.#record(noteStaged(this.journal, action.slot, staged));
       if (fate === "half") throw new Refused("it failed before the folder was written");

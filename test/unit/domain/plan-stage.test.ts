@@ -47,7 +47,7 @@ const stagedFrom = (more: Partial<Staged> = {}): Staged => ({
     restartLsn: lsn(490),
     confirmedFlushLsn: lsn(500),
   },
-  ...{ snapshot: "kept", pin: "slotsync_pin_0badcafe_1", at: NOW - 1_000 },
+  ...{ snapshot: "kept", pin: "slotsync_pin_0badcafe_1", at: NOW - 1_000, commonUntil: null },
   ...more,
 });
 
@@ -579,7 +579,14 @@ function run(each: Case): Plan {
     standby: standbyView(here, { serverVersionNum: version, files, ...each.standby }),
     chosen: there.filter(({ name }) => !each.excluded?.includes(name)),
     journal,
-    policy: { guardDatabases: "auto", duty: 0.1, provision: "auto", restarts: false, ...each.policy },
+    policy: {
+      guardDatabases: "auto",
+      duty: 0.1,
+      provision: "auto",
+      restarts: false,
+      onConflict: "adopt",
+      ...each.policy,
+    },
     memory: memory(each.memory),
   });
 }
@@ -704,7 +711,7 @@ describe("which attempts are remembered", () => {
       standby: standbyView([slot(GUARD, 400)], { serverVersionNum: 150_018 }),
       chosen: [x],
       journal: journalOf([], { guards }),
-      policy: { guardDatabases: "auto", duty: 0.1, provision: "auto", restarts: false },
+      policy: { guardDatabases: "auto", duty: 0.1, provision: "auto", restarts: false, onConflict: "adopt" },
       memory: memory(),
     });
     expect(verdicts.get("x")?.protection).toBe("waiting");
@@ -737,7 +744,7 @@ test.each([
     }),
     chosen: [original, other],
     journal: journalOf([record("x", "seen", 500, { staged: [loaded] }), record("y", "owned", 500)]),
-    policy: { guardDatabases: "auto", duty: 0.1, provision: "auto", restarts: false },
+    policy: { guardDatabases: "auto", duty: 0.1, provision: "auto", restarts: false, onConflict: "adopt" },
     memory: memory(),
   });
   expect(verdicts.get("x")?.protection).toBe(x);

@@ -344,6 +344,7 @@ function brief(action: Action): string {
     case "stage":
     case "unstage":
     case "complete":
+    case "adopt":
       return `${action.kind} ${action.slot}`;
     default:
       return `${action.kind} ${action.slot}@${action.to}`;

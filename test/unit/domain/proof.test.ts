@@ -22,7 +22,7 @@ const ORIGIN: Staged = {
     restartLsn: lsn(490),
     confirmedFlushLsn: lsn(500),
   },
-  ...{ snapshot: "kept", pin: PIN, at: NOW },
+  ...{ snapshot: "kept", pin: PIN, at: NOW, commonUntil: null },
 };
 const PHYSICAL = { name: "standby1", active: true };
 
