@@ -48,11 +48,7 @@ export async function stageStopped(
   });
   const stopping = stopOnSignals();
   const link = linkOptionsOf(config, command, stopping.signal, (warning) => log.warn(warning));
-  const primary = new PrimaryLink(
-    config.primary.conn ?? null,
-    config.standby.conn.database ?? "postgres",
-    link,
-  );
+  const primary = new PrimaryLink(config.primary, config.standby.conn.database ?? "postgres", link);
   try {
     const { lock, journal } = await holdState(config, command, log, () => stopping.stop());
     try {
@@ -62,7 +58,7 @@ export async function stageStopped(
           stateDirectory: config.stateDirectory,
           journal,
           primary,
-          primaryConninfo: config.primary.conn ? null : await primaryConninfoIn(directory),
+          primaryConninfo: config.primary.dsn ? null : await primaryConninfoIn(directory),
           selection: selectionOf(config),
           policy: policyOf(config),
           log,

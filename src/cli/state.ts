@@ -56,7 +56,7 @@ export function buildSidecar({ config, command, journal, log, signal, onStatus }
     nap: config.nap,
     timeouts: config.timeouts,
     standbyConn: config.standby.conn,
-    primaryConn: config.primary.conn ?? null,
+    primary: config.primary,
     dataDirectory: config.standby.dataDirectory ?? null,
     stateDirectory: config.stateDirectory,
     restart: command === "run" ? restartOptionsOf(config) : null,

@@ -8,8 +8,10 @@ import type { Selector } from "../domain/selector.ts";
 import {
   type ConnInfo,
   ConnInfoError,
+  type ConnTargets,
   type Environment,
   parseConnInfo,
+  parseConnTargets,
   redactConnInfo,
 } from "../pg/conninfo.ts";
 import {
@@ -28,7 +30,7 @@ import { suggest } from "./suggest.ts";
 export interface Config {
   readonly standby: { readonly conn: ConnInfo; readonly dataDirectory?: string; readonly name?: string };
   /** Without a connection of its own, the standby's primary_conninfo is used. */
-  readonly primary: { readonly conn?: ConnInfo };
+  readonly primary: { readonly dsn: ConnTargets | null; readonly patroniUrl: string | null };
   readonly slots: {
     readonly include: readonly Selector[];
     readonly exclude: readonly Selector[];
@@ -440,16 +442,16 @@ function crossCheck(given: ReadonlyMap<string, Given>, wrong: ReadonlySet<string
   return problems;
 }
 
-function readDsn(
+function readDsn<T>(
   key: string,
   given: ReadonlyMap<string, Given>,
-  env: Environment,
+  parse: (text: string) => T,
   problems: ConfigProblem[],
-): ConnInfo | undefined {
+): T | undefined {
   const written = given.get(key);
   if (typeof written?.value !== "string" || written.value === "") return undefined;
   try {
-    return parseConnInfo(written.value, env);
+    return parse(written.value);
   } catch (error) {
     if (!(error instanceof ConnInfoError)) throw error;
     problems.push({
@@ -499,8 +501,8 @@ export function loadConfig({ file, env, flags = {} }: ConfigSources): LoadedConf
     }
   }
   problems.push(...crossCheck(given, new Set([...wrong, ...blamed])));
-  const standbyConn = readDsn("standby.dsn", given, env, problems);
-  const primaryConn = readDsn("primary.dsn", given, env, problems);
+  const standbyConn = readDsn("standby.dsn", given, (text) => parseConnInfo(text, env), problems);
+  const primaryDsn = readDsn("primary.dsn", given, (text) => parseConnTargets(text, env), problems);
   if (problems.length > 0 || !parsed.success || standbyConn === undefined) throw new ConfigError(problems);
 
   const raw = parsed.data;
@@ -513,7 +515,7 @@ export function loadConfig({ file, env, flags = {} }: ConfigSources): LoadedConf
       ...(dataDirectory !== undefined && { dataDirectory: path.resolve(dataDirectory) }),
       ...(name !== undefined && { name }),
     },
-    primary: primaryConn === undefined ? {} : { conn: primaryConn },
+    primary: { dsn: primaryDsn ?? null, patroniUrl: raw.primary.patroni_url ?? null },
     slots: {
       include: raw.slots.include.map(toSelector),
       exclude: raw.slots.exclude.map(toSelector),

@@ -82,9 +82,20 @@ const standby = z.strictObject({
 const primary = z.strictObject({
   dsn: key(z.string().min(1).optional(), {
     description:
-      "How to reach the primary. Default: the standby's own primary_conninfo, which follows every failover by itself.",
-    expects: 'a libpq connection string such as "host=db1 user=slotsync dbname=postgres"',
+      "How to reach the primary. With several hosts, the first that is the primary is taken, or what target_session_attrs says. Default: the standby's own primary_conninfo, which follows every failover by itself.",
+    expects: 'a libpq connection string such as "host=db1,db2 user=slotsync dbname=postgres"',
   }),
+  patroni_url: key(
+    z
+      .string()
+      .regex(/^https?:\/\/[^\s/?#@]+(?:\/[^\s?#]*)?$/)
+      .optional(),
+    {
+      description:
+        "The address of a Patroni REST API. Its GET /cluster says at which host and port the primary is; user, database and all else come from primary.dsn, or else from the standby's primary_conninfo.",
+      expects: "a URL without a password in it, such as http://127.0.0.1:8008",
+    },
+  ),
 });
 
 const PROVISIONS = ["sql", "file", "auto"] as const;

@@ -10,7 +10,7 @@ import type { Lsn } from "./lsn.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 import { type Memory, type Policy, plan } from "./plan.ts";
 import { failureKeys } from "./plan-guard.ts";
-import { type Problem, standbyProblems } from "./prerequisites.ts";
+import { type Problem, standbyProblems, timelineProblem } from "./prerequisites.ts";
 import { isProven, provisionOf } from "./proof.ts";
 import { isFailoverReady, type Verdict, waiting } from "./protection.ts";
 import { type PrimarySlot, slotNamed } from "./slot.ts";
@@ -27,6 +27,8 @@ export interface AssessInput {
   sidecarRunning: boolean;
   /** The longest that a healthy sidecar leaves its journal as it is, ms. */
   quietMs: number;
+  /** What stands against believing the primary that was asked. */
+  primaryProblems: readonly Problem[];
   /** The longest that it takes a sidecar to see that the primary is gone, ms. */
   blindMs: number;
 }
@@ -42,7 +44,7 @@ export interface Assessment {
 /** Both servers answered. */
 export function assessLive(input: AssessInput, primary: PrimaryView): Assessment {
   const { journal, standby, selection, policy, now } = input;
-  const extra = sidecarProblems(input);
+  const extra = [...input.primaryProblems, ...sidecarProblems(input)];
   const judged = judge(primary, standby, journal, selection, policy, memoryFrom(journal, now), extra);
   const verdicts = new Map(judged.plan.verdicts);
   for (const slot of judged.chosen) {
@@ -103,6 +105,10 @@ function unrecorded({ sidecarRunning }: AssessInput): Verdict {
 export function assessFromJournal(input: AssessInput, whyNot: string): Assessment {
   const { journal, standby, policy, now } = input;
   const here = standbyProblems(standby, journal, now);
+  const { primaryTimeline } = journal;
+  // what was seen last is not true any more of a standby that follows another primary by now
+  const differs = primaryTimeline === null ? null : timelineProblem(primaryTimeline, standby, journal);
+  if (differs) here.push(differs);
   const toldHere = new Set(here.map((problem) => problem.message));
   const problems = [...here, ...journal.problems.filter((message) => !toldHere.has(message)).map(asProblem)];
   const stale = staleness(input);

@@ -47,7 +47,7 @@ export function judge(
 ): Judgement {
   const problems = [
     ...standbyProblems(standby, journal, memory.now),
-    ...primaryProblems(primary, standby),
+    ...primaryProblems(primary, standby, journal),
     ...extra,
   ];
   const chosen = chooseSlots(primary.slots, selection);

@@ -72,6 +72,10 @@ export interface StandbyView {
   flushedLsn: Lsn;
   /** Whether a walreceiver is at work. */
   streaming: boolean;
+  /** The timeline of what it receives; null without a walreceiver, or when the role may not see it. */
+  receivedTimeline: number | null;
+  /** It is on this timeline at least: the control file's, which lags behind a switch. */
+  leastTimeline: number;
   slots: readonly StandbySlot[];
   /** Databases one can connect to, templates left out. */
   databases: readonly { oid: number; name: string }[];

@@ -115,8 +115,48 @@ export function standbyProblems(standby: StandbyView, journal: JournalState, now
   return problems;
 }
 
+/**
+ * The standby must be on the very timeline that the positions are of, `primaryTimeline`: past a fork, a position of one timeline names other WAL than
+ * the same position of another, and a subscriber's on the new one may lie beyond what a standby of the old one can ever replay (I1). A standby
+ * whose timeline cannot be seen, since it is not streaming, may be on the primary's as long as that is the one seen before.
+ */
+export function timelineProblem(
+  primaryTimeline: number,
+  { receivedTimeline, leastTimeline, streaming }: StandbyView,
+  { primaryTimeline: known }: Pick<JournalState, "primaryTimeline">,
+): Problem | null {
+  const differs = (here: string, told: string) =>
+    stop(
+      "timeline_differs",
+      `the primary is on timeline ${primaryTimeline}, ${here}: nothing is synced until this standby follows that primary; ${told}`,
+    );
+  const here = receivedTimeline ?? leastTimeline;
+  if (here === primaryTimeline) return null;
+  if (here > primaryTimeline)
+    return differs(
+      `this standby on ${here} already`,
+      "the one that was asked is not the one it follows: correct primary.dsn, and see whether a former primary is still running",
+    );
+  if (receivedTimeline !== null)
+    return differs(
+      `and this standby still receives ${receivedTimeline}`,
+      'if it does not come to that by itself, let primary_conninfo lead there with recovery_target_timeline = latest; "forked off" in its log means that it has WAL which that primary lacks: pg_rewind it',
+    );
+  if (known === null || known === primaryTimeline) return null;
+  return differs(
+    `it was on ${known} before, and ${streaming ? "the role in standby.dsn may not see what this standby receives" : "this standby is not streaming"}`,
+    streaming
+      ? "GRANT pg_monitor TO it on the primary"
+      : "see the standby's log, primary_conninfo and pg_stat_wal_receiver",
+  );
+}
+
 /** Problems between the two servers. */
-export function primaryProblems(primary: PrimaryView, standby: StandbyView): Problem[] {
+export function primaryProblems(
+  primary: PrimaryView,
+  standby: StandbyView,
+  journal: Pick<JournalState, "primaryTimeline">,
+): Problem[] {
   const problems: Problem[] = [];
   if (primary.systemIdentifier !== standby.systemIdentifier) {
     problems.push(
@@ -134,6 +174,10 @@ export function primaryProblems(primary: PrimaryView, standby: StandbyView): Pro
         "the server that primary.dsn, or primary_conninfo on the standby, leads to is a standby itself: let primary.dsn name the primary (cascaded standbys are not supported by this release)",
       ),
     );
+  else {
+    const differs = timelineProblem(primary.timeline, standby, journal);
+    if (differs) problems.push(differs);
+  }
   if (primary.walLevel !== "logical")
     problems.push(
       stop(
@@ -149,11 +193,11 @@ export function primaryProblems(primary: PrimaryView, standby: StandbyView): Pro
           `the primary has no physical replication slot "${standby.primarySlotName}", which primary_slot_name on the standby names: SELECT pg_create_physical_replication_slot('${standby.primarySlotName}') there, or correct primary_slot_name`,
         ),
       );
-    else if (!primary.physicalSlot.active)
+    else if (!primary.physicalSlot.active || !standby.streaming)
       problems.push(
         stop(
           "physical_slot_inactive",
-          `the physical replication slot "${primary.physicalSlot.name}" is not active on the primary: this standby is not streaming (see the standby's log, primary_conninfo and pg_stat_wal_receiver)`,
+          `the physical replication slot "${primary.physicalSlot.name}" is not active on the primary, or not by this standby, which is not streaming (see the standby's log, primary_conninfo and pg_stat_wal_receiver)`,
         ),
       );
   }
@@ -172,9 +216,15 @@ export function anyStop(problems: readonly Problem[]): boolean {
   return problems.some((problem) => problem.severity === "stop");
 }
 
-const WRONG_SERVER = ["system_identifier_differs", "primary_in_recovery", "journal_of_another_cluster"];
+const WRONG_SERVER = [
+  "system_identifier_differs",
+  "primary_in_recovery",
+  "journal_of_another_cluster",
+  "timeline_differs",
+  "split_brain",
+];
 
-/** False when the other server may not be this standby's primary: what it says must not be recorded. */
+/** False when the other server may not be this standby's primary, or its positions not of the standby's WAL: what it says must not be recorded. */
 export function trustworthy(problems: readonly Problem[]): boolean {
   return !problems.some((problem) => WRONG_SERVER.includes(problem.code));
 }

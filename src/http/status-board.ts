@@ -10,6 +10,8 @@ const CANNOT_TELL = [
   "system_identifier_differs",
   "primary_in_recovery",
   "journal_of_another_cluster",
+  "timeline_differs",
+  "split_brain",
 ];
 
 /** How many cycles a slot was not ready for one reason: what `slotsync_skip_count` is to the built-in worker of PostgreSQL 19. */

@@ -23,6 +23,8 @@ interface ServerRow {
   replay_lsn: string | null;
   receive_lsn: string | null;
   streaming: boolean;
+  received_timeline: number | null;
+  least_timeline: number;
   feedback_session: string;
   started_epoch_s: string;
   port: number;
@@ -83,6 +85,8 @@ export async function observeStandby(
       // right after a start, the receive position is the beginning of a segment and may lie behind what is replayed
       flushedLsn: maxLsn(replayLsn, parseLsnOrNull(server.receive_lsn) ?? ZERO),
       streaming: server.streaming,
+      receivedTimeline: server.received_timeline,
+      leastTimeline: server.least_timeline,
       slots: toLogicalSlots(slots),
       databases: databases.map(({ oid, name }) => ({ oid: Number(oid), name })),
       syncsSlots: server.sync_replication_slots === "on",

@@ -73,6 +73,24 @@ export interface ConnInfo {
   readonly options?: string;
 }
 
+/** What libpq's target_session_attrs may ask of a server. */
+export const TARGET_SESSION_ATTRS = [
+  "any",
+  "read-write",
+  "read-only",
+  "primary",
+  "standby",
+  "prefer-standby",
+] as const;
+export type TargetSessionAttrs = (typeof TARGET_SESSION_ATTRS)[number];
+
+/** All that a connection string names: its hosts in order, and which of them is wanted. */
+export interface ConnTargets {
+  readonly hosts: readonly [ConnInfo, ...ConnInfo[]];
+  /** Null when it does not say. */
+  readonly attrs: TargetSessionAttrs | null;
+}
+
 export type Environment = Readonly<Record<string, string | undefined>>;
 
 /** What libpq asks the operating system; given as an argument so that tests need no real one. */
@@ -117,6 +135,7 @@ const USED_KEYS = [
   "keepalives_interval",
   "keepalives_count",
   "options",
+  "target_session_attrs",
 ] as const;
 type UsedKey = (typeof USED_KEYS)[number];
 
@@ -141,7 +160,6 @@ const IGNORED_KEYS: readonly string[] = [
   "sslcompression",
   "sslkeylogfile",
   "sslsni",
-  "target_session_attrs",
   "tcp_user_timeout",
   "tty",
 ];
@@ -254,7 +272,7 @@ function percentDecode(text: string, what: string): string {
   return Buffer.concat(bytes).toString("utf8");
 }
 
-const SEVERAL_HOSTS = "several hosts are not supported yet: name one";
+const SEVERAL_HOSTS = "it names several hosts: name the one";
 
 /** `strayAt`: there is an "@" after the credentials, so these may have ended too early. */
 function scanUri(text: string): { pairs: Pairs; strayAt: boolean } {
@@ -281,12 +299,14 @@ function scanUri(text: string): { pairs: Pairs; strayAt: boolean } {
       'there is a stray "@": percent-encode "/", ":" and "@" in the user name and password',
     );
   }
-  if (authority.includes(",")) throw new ConnInfoError(SEVERAL_HOSTS);
-  const hostAndPort = /^(?:\[([^\]]*)\]|([^:[\]]*))(?::(.*))?$/s.exec(authority);
-  if (!hostAndPort)
-    throw new ConnInfoError('the host is not understood: an IPv6 address stands in "[" and "]"');
-  pairs.push(["host", percentDecode(hostAndPort[1] ?? hostAndPort[2] ?? "", "host")]);
-  pairs.push(["port", percentDecode(hostAndPort[3] ?? "", "port")]);
+  const places = authority.split(",").map((place) => {
+    const hostAndPort = /^(?:\[([^\]]*)\]|([^:[\]]*))(?::(.*))?$/s.exec(place);
+    if (!hostAndPort)
+      throw new ConnInfoError('the host is not understood: an IPv6 address stands in "[" and "]"');
+    return { host: hostAndPort[1] ?? hostAndPort[2] ?? "", port: hostAndPort[3] ?? "" };
+  });
+  pairs.push(["host", percentDecode(places.map(({ host }) => host).join(","), "host")]);
+  pairs.push(["port", percentDecode(places.map(({ port }) => port).join(","), "port")]);
   pairs.push(["dbname", percentDecode(database, "database name")]);
 
   if (queryAt !== -1 && queryAt + 1 < rest.length) {
@@ -336,6 +356,7 @@ const ENV_OF: Partial<Record<UsedKey, string>> = {
   sslcrl: "PGSSLCRL",
   connect_timeout: "PGCONNECT_TIMEOUT",
   options: "PGOPTIONS",
+  target_session_attrs: "PGTARGETSESSIONATTRS",
 };
 
 /** Debian, Red Hat and the container images on the one hand, PostgreSQL's own default on the other. */
@@ -352,15 +373,69 @@ function defaultHost(port: number, host: ConnInfoHost): string {
   );
 }
 
+interface Place {
+  host: string;
+  hostaddr: string | undefined;
+  port: number;
+}
+
 /**
- * Reads `key=value …` or `postgresql://…`, as libpq does; what is missing comes from `env`. Throws ConnInfoError
- * and nothing else. An empty value counts as not given.
+ * Host names, addresses and ports, paired as libpq does: as many places as there are addresses, or without any as there are names; one
+ * port is everybody's, and an empty piece takes the default.
+ */
+function pairPlaces(
+  hosts: string | undefined,
+  hostaddrs: string | undefined,
+  ports: string | undefined,
+  thisHost: ConnInfoHost,
+): Place[] {
+  const names = hosts?.split(",");
+  const addresses = hostaddrs?.split(",");
+  const numbers = ports?.split(",") ?? [""];
+  const places = (addresses ?? names ?? [""]).length;
+  if (names && names.length !== places)
+    throw new ConnInfoError(
+      `${names.length} host names cannot be matched to ${places} hostaddr values: give as many, empty ones where there is none`,
+    );
+  if (numbers.length !== 1 && numbers.length !== places)
+    throw new ConnInfoError(
+      `${numbers.length} port numbers cannot be matched to ${places} hosts: give one for all, or one for each`,
+    );
+  const place = (index: number): Place => {
+    const portText = (numbers.length === 1 ? numbers[0] : numbers[index]) || undefined;
+    const port = portText === undefined ? 5432 : integer("port", portText, 1, 65535);
+    const hostaddr = addresses?.[index] || undefined;
+    if (hostaddr !== undefined && isIP(hostaddr) === 0)
+      throw new ConnInfoError("hostaddr must be an IP address; a name belongs into host");
+    const host = names?.[index] || (hostaddr ?? defaultHost(port, thisHost));
+    if (host.startsWith("@")) throw new ConnInfoError("sockets in the abstract namespace are not supported");
+    return { host, hostaddr, port };
+  };
+  return Array.from({ length: places }, (_, index) => place(index));
+}
+
+/**
+ * Reads a connection string that names one server. Throws ConnInfoError and nothing else; see {@link parseConnTargets}.
  */
 export function parseConnInfo(
   text: string,
   env: Environment = {},
   thisHost: ConnInfoHost = THIS_HOST,
 ): ConnInfo {
+  const { hosts } = parseConnTargets(text, env, thisHost);
+  if (hosts.length > 1) throw new ConnInfoError(SEVERAL_HOSTS);
+  return hosts[0];
+}
+
+/**
+ * Reads `key=value …` or `postgresql://…`, as libpq does, with all its hosts; what is missing comes from `env`. Throws
+ * ConnInfoError and nothing else. An empty value counts as not given.
+ */
+export function parseConnTargets(
+  text: string,
+  env: Environment = {},
+  thisHost: ConnInfoHost = THIS_HOST,
+): ConnTargets {
   if (text.includes("\0")) throw new ConnInfoError("it has a zero byte");
   let pairs: Pairs;
   let strayAt = false;
@@ -409,17 +484,7 @@ export function parseConnInfo(
     return value !== undefined && value > 0 ? value : undefined; // 0 and less: the system's own, in libpq
   };
 
-  for (const key of ["host", "hostaddr", "port"] as const) {
-    if (get(key)?.includes(",")) throw new ConnInfoError(SEVERAL_HOSTS);
-  }
-  const portText = get("port");
-  const port = portText === undefined ? 5432 : integer("port", portText, 1, 65535);
-  const hostaddr = get("hostaddr");
-  if (hostaddr !== undefined && isIP(hostaddr) === 0) {
-    throw new ConnInfoError("hostaddr must be an IP address; a name belongs into host");
-  }
-  const host = get("host") ?? hostaddr ?? defaultHost(port, thisHost);
-  if (host.startsWith("@")) throw new ConnInfoError("sockets in the abstract namespace are not supported");
+  const places = pairPlaces(get("host"), get("hostaddr"), get("port"), thisHost);
   const user = get("user") ?? thisHost.osUser();
   if (user === undefined || user === "") {
     throw new ConnInfoError("there is no user: add user=…, or set PGUSER");
@@ -452,32 +517,39 @@ export function parseConnInfo(
   const sslpassword = get("sslpassword");
   const keepalives = count("keepalives");
 
-  return withoutUndefined({
-    host,
-    hostaddr,
-    port,
-    user,
-    database: get("dbname"),
-    password: password === undefined ? undefined : new Secret(password),
-    passfile: get("passfile"),
-    sslmode,
-    sslrootcert,
-    sslcert: get("sslcert"),
-    sslkey: get("sslkey"),
-    sslpassword: sslpassword === undefined ? undefined : new Secret(sslpassword),
-    sslcrl: get("sslcrl"),
-    sslcertmode: certmode && oneOf("sslcertmode", certmode, ["disable", "allow"] as const),
-    sslnegotiation,
-    sslMinVersion: minVersion && oneOf("ssl_min_protocol_version", minVersion, TLS_VERSIONS),
-    sslMaxVersion: maxVersion && oneOf("ssl_max_protocol_version", maxVersion, TLS_VERSIONS),
-    connectTimeoutS: positive("connect_timeout"),
-    applicationName: get("application_name"),
-    keepalives: keepalives === undefined ? undefined : keepalives !== 0,
-    keepalivesIdleS: positive("keepalives_idle"),
-    keepalivesIntervalS: positive("keepalives_interval"),
-    keepalivesCount: positive("keepalives_count"),
-    options: get("options"),
-  });
+  const attrs = get("target_session_attrs");
+
+  const [first, ...further] = places.map((place) =>
+    withoutUndefined({
+      ...place,
+      user,
+      database: get("dbname"),
+      password: password === undefined ? undefined : new Secret(password),
+      passfile: get("passfile"),
+      sslmode,
+      sslrootcert,
+      sslcert: get("sslcert"),
+      sslkey: get("sslkey"),
+      sslpassword: sslpassword === undefined ? undefined : new Secret(sslpassword),
+      sslcrl: get("sslcrl"),
+      sslcertmode: certmode && oneOf("sslcertmode", certmode, ["disable", "allow"] as const),
+      sslnegotiation,
+      sslMinVersion: minVersion && oneOf("ssl_min_protocol_version", minVersion, TLS_VERSIONS),
+      sslMaxVersion: maxVersion && oneOf("ssl_max_protocol_version", maxVersion, TLS_VERSIONS),
+      connectTimeoutS: positive("connect_timeout"),
+      applicationName: get("application_name"),
+      keepalives: keepalives === undefined ? undefined : keepalives !== 0,
+      keepalivesIdleS: positive("keepalives_idle"),
+      keepalivesIntervalS: positive("keepalives_interval"),
+      keepalivesCount: positive("keepalives_count"),
+      options: get("options"),
+    }),
+  );
+  if (first === undefined) throw new ConnInfoError("there is no host");
+  return {
+    hosts: [first, ...further],
+    attrs: attrs === undefined ? null : oneOf("target_session_attrs", attrs, TARGET_SESSION_ATTRS),
+  };
 }
 
 type WithoutUndefined<T> = { [K in keyof T as undefined extends T[K] ? never : K]: T[K] } & {
@@ -503,10 +575,14 @@ export function formatConnInfo(values: Readonly<Record<string, string | number |
     .join(" ");
 }
 
+/** `host:port`, for messages. */
+export function describePlace({ host, port }: Pick<ConnInfo, "host" | "port">): string {
+  return `${isIP(host) === 6 ? `[${host}]` : host}:${port}`;
+}
+
 /** `host:port/database as user`, for messages. */
 export function describeConnInfo(conn: ConnInfo, database = conn.database): string {
-  const host = isIP(conn.host) === 6 ? `[${conn.host}]` : conn.host;
-  return `${host}:${conn.port}${database === undefined ? "" : `/${database}`} as ${conn.user}`;
+  return `${describePlace(conn)}${database === undefined ? "" : `/${database}`} as ${conn.user}`;
 }
 
 const showValue = (key: string, value: string): string =>

@@ -106,6 +106,9 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text AS replay_lsn,
        pg_catalog.pg_last_wal_receive_lsn()::pg_catalog.text AS receive_lsn,
        EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver) AS streaming,
+       (SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver) AS received_timeline,
+       GREATEST((SELECT c.timeline_id FROM pg_catalog.pg_control_checkpoint() AS c),
+                (SELECT r.min_recovery_end_timeline FROM pg_catalog.pg_control_recovery() AS r)) AS least_timeline,
        pg_catalog.concat_ws(' ', (SELECT pid FROM pg_catalog.pg_stat_wal_receiver),
                             pg_catalog.pg_postmaster_start_time()) AS feedback_session,
        pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())::pg_catalog.text AS started_epoch_s,
@@ -119,6 +122,20 @@ ${LIST_DATABASES}`;
 export const STANDBY_PULSE = "SELECT pg_catalog.pg_is_in_recovery() AS in_recovery";
 export const PRIMARY_PULSE = `
 SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_lsn()::pg_catalog.text END AS wal_lsn`;
+
+/** What decides whether a host is the one that target_session_attrs asks for. */
+export const SESSION_STATE = `
+SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
+       pg_catalog.current_setting('default_transaction_read_only') OPERATOR(pg_catalog.=) 'on' AS read_only`;
+
+/** Who a server is: two addresses may lead to one, which its start tells. */
+export const SERVER_IDENTITY = `
+SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
+       (SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()) AS system_identifier,
+       pg_catalog.concat_ws(' ', pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()),
+                            pg_catalog.current_setting('port'), pg_catalog.current_setting('cluster_name')) AS run,
+       CASE WHEN NOT pg_catalog.pg_is_in_recovery()
+            THEN pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END AS timeline`;
 
 /** Brings a running-xacts record at once, for a guard that is being created (16+). Allowed on the primary by I12. */
 export const LOG_STANDBY_SNAPSHOT = "SELECT pg_catalog.pg_log_standby_snapshot()";

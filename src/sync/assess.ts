@@ -28,11 +28,7 @@ export async function assess(
 ): Promise<Reading> {
   const options = linkOptionsOf(config, command, signal, onWarning);
   const standby = new StandbyLink(config.standby.conn, options, false);
-  const primary = new PrimaryLink(
-    config.primary.conn ?? null,
-    config.standby.conn.database ?? "postgres",
-    options,
-  );
+  const primary = new PrimaryLink(config.primary, config.standby.conn.database ?? "postgres", options);
   const sidecar = await readLock(config.stateDirectory).catch(() => null);
   const facts = {
     selection: selectionOf(config),
@@ -46,7 +42,8 @@ export async function assess(
     // read after the servers: a running sidecar writes down what it is about to do before it does it, so a journal that is younger
     // than the look explains everything in it, and an older one might not
     const journal = (await readJournal(config.stateDirectory)) ?? emptyJournal("00000000");
-    const input: AssessInput = { ...facts, journal, standby: seen.standby, now: Date.now() };
+    const { problems: primaryProblems } = primary;
+    const input: AssessInput = { ...facts, journal, standby: seen.standby, primaryProblems, now: Date.now() };
     if (!seen.standby.inRecovery) return { ...promoted(input), sidecar };
     if (seen.primary) return { ...assessLive(input, seen.primary), sidecar };
     return { ...assessFromJournal(input, seen.whyNot), sidecar };

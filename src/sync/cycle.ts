@@ -26,6 +26,7 @@ export async function runCycle(
 ): Promise<CycleResult> {
   // before the look: what ends during it may be missing in what it shows
   const atWork = sidecar.atWork();
+  sidecar.primary.lookAbout();
   const { primary, look } = await observeBoth(
     sidecar.standby,
     sidecar.primary,
@@ -39,7 +40,15 @@ export async function runCycle(
 
   const now = sidecar.now();
   const memory = sidecar.memory.at(now, atWork);
-  const judged = judge(primary, look.view, sidecar.journal, sidecar.selection, sidecar.policy, memory);
+  const judged = judge(
+    primary,
+    look.view,
+    sidecar.journal,
+    sidecar.selection,
+    sidecar.policy,
+    memory,
+    sidecar.primary.problems,
+  );
   const { chosen, plan, problems } = judged;
   const actions = judged.actions.filter(only);
   const stops = problems.filter((problem) => problem.severity === "stop").map((problem) => problem.message);

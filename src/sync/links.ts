@@ -1,9 +1,13 @@
 /** The sidecar's connections: one to the primary (I12), a control connection to the standby, and sessions per database there. */
-import type { ConnInfo } from "../pg/conninfo.ts";
-import { parseConnInfo } from "../pg/conninfo.ts";
+import type { Problem } from "../domain/prerequisites.ts";
+import { type Member, patroniMembers } from "../observe/patroni.ts";
+import { type ConnInfo, type ConnTargets, parseConnTargets } from "../pg/conninfo.ts";
+import { SessionLostError } from "../pg/errors.ts";
+import { openFirst } from "../pg/hosts.ts";
 import type { PgSession } from "../pg/session.ts";
 import { openSession } from "../pg/session.ts";
 import { STANDBY_LOCK_HOLDER, TERMINATE_BACKEND, TRY_STANDBY_LOCK } from "../pg/sql.ts";
+import { findOtherPrimaries } from "./other-hosts.ts";
 
 export interface Timeouts {
   connectMs: number;
@@ -127,31 +131,139 @@ async function tryStandbyLock(session: PgSession): Promise<boolean> {
   return row?.locked ?? false;
 }
 
+/** How the primary is found. */
+export interface PrimaryWay {
+  /** `primary.dsn`; without it the standby's own primary_conninfo is followed. */
+  dsn: ConnTargets | null;
+  /** `primary.patroni_url`: which of the members it is; all but the address is taken from the dsn. */
+  patroniUrl: string | null;
+  /** How often it is looked whether Patroni has another leader, or another host answers as primary too; 15 s unless told. */
+  lookAboutEveryMs?: number;
+}
+
+const LOOK_ABOUT_EVERY_MS = 15_000;
+/** While two answer as primary. */
+const LOOK_AGAIN_EVERY_MS = 2_000;
+/** What a host that does not answer may cost when it is not the one that is wanted. */
+const OTHERS_ANSWER_WITHIN_MS = 3_000;
+
+/** Where the primary may be: the hosts to try in order, and those beside them at which no second one should answer. */
+interface Whereabouts extends ConnTargets {
+  beside: readonly ConnInfo[];
+}
+
+interface OpenOptions {
+  atLeastMs?: number;
+  connectMs?: number;
+  replication?: boolean;
+}
+
 export class PrimaryLink {
-  readonly #fixed: ConnInfo | null;
+  readonly #way: PrimaryWay;
   readonly #fallbackDatabase: string;
   readonly #options: LinkOptions;
   #session: PgSession | null = null;
+  /** Where the session leads. */
+  #conn: ConnInfo | null = null;
   #conninfo: string | null = null;
+  #others: readonly ConnInfo[] = [];
+  #problems: readonly Problem[] = [];
+  #lookedAbout = 0;
+  #looking = false;
+  /** Patroni has another leader by now. */
+  #outdated = false;
+  #news = false;
   #abandon = new AbortController();
 
-  /** `fixed` is `primary.dsn`; without it the standby's own primary_conninfo is followed. */
-  constructor(fixed: ConnInfo | null, fallbackDatabase: string, options: LinkOptions) {
-    this.#fixed = fixed;
+  constructor(way: PrimaryWay, fallbackDatabase: string, options: LinkOptions) {
+    this.#way = way;
     this.#fallbackDatabase = fallbackDatabase;
     this.#options = options;
   }
 
-  /** The session with the primary that `primaryConninfo` names now. Throws ConnectError, or an Error that says what to set. */
+  /**
+   * The session with the primary that primary.dsn, Patroni, or else `primaryConninfo` names now. Throws ConnectError, or an Error that says
+   * what to set.
+   */
   async session(primaryConninfo: string | null): Promise<PgSession> {
-    if (this.#session?.usable && (this.#fixed || this.#conninfo === primaryConninfo)) return this.#session;
+    const known = this.#way.dsn || this.#conninfo === primaryConninfo;
+    if (this.#session?.usable && known && !this.#outdated) return this.#session;
     await this.#session?.close();
-    const conn = this.#fixed ?? this.#parse(primaryConninfo);
-    const signal = AbortSignal.any([this.#options.signal, this.#abandon.signal]);
-    const options = { ...this.#options, signal };
-    this.#session = await open(conn, options, "poll", conn.database ?? this.#fallbackDatabase);
+    this.#outdated = false;
+    this.#session = null;
+    this.#problems = [];
+    const { signal } = this.#abandon;
+    const where = await this.#whereabouts(primaryConninfo);
+    const { session, conn } = await openFirst(where, (each) => this.#open(each, "poll", null));
+    this.#others = [...where.hosts, ...where.beside].filter((each) => each !== conn);
+    try {
+      // before anything it says is believed
+      this.#problems = await this.#findOthers(session, this.#others);
+      if (signal.aborted) throw new SessionLostError(`connecting to ${session.target}: aborted`, "aborted");
+    } catch (error) {
+      await session.close();
+      throw error;
+    }
+    this.#lookedAbout = performance.now();
+    this.#conn = conn;
     this.#conninfo = primaryConninfo;
-    return this.#session;
+    this.#session = session;
+    return session;
+  }
+
+  /** What stands against believing this primary: another one that answers (split brain). */
+  get problems(): readonly Problem[] {
+    return this.#problems;
+  }
+
+  /**
+   * Looks about for another primary, and for another leader, when it is time; does not wait for the answer. True once there is
+   * something new.
+   */
+  lookAbout(): boolean {
+    const session = this.current;
+    const { lookAboutEveryMs = LOOK_ABOUT_EVERY_MS } = this.#way;
+    const every = this.#problems.length > 0 ? LOOK_AGAIN_EVERY_MS : lookAboutEveryMs;
+    const due = performance.now() - this.#lookedAbout >= every;
+    if (session && due && !this.#looking) {
+      this.#looking = true;
+      this.#lookFrom(session)
+        // what is wrong with this primary is for the cycle to find
+        .catch(() => {})
+        .finally(() => {
+          this.#looking = false;
+          this.#lookedAbout = performance.now();
+        });
+    }
+    const news = this.#news;
+    this.#news = false;
+    return news;
+  }
+
+  async #lookFrom(session: PgSession): Promise<void> {
+    if (this.#way.patroniUrl !== null) {
+      const { hosts, beside } = await this.#whereabouts(this.#conninfo);
+      if (session !== this.#session) return;
+      const [leader] = hosts;
+      if (leader.host !== this.#conn?.host || leader.port !== this.#conn.port) {
+        this.#outdated = true;
+        this.#news = true;
+        return;
+      }
+      this.#others = beside;
+    }
+    const problems = await this.#findOthers(session, this.#others);
+    if (session !== this.#session) return;
+    this.#news ||= JSON.stringify(problems) !== JSON.stringify(this.#problems);
+    this.#problems = problems;
+  }
+
+  #findOthers(session: PgSession, others: readonly ConnInfo[]): Promise<Problem[]> {
+    const { timeouts } = this.#options;
+    const brief = Math.min(timeouts.connectMs, OTHERS_ANSWER_WITHIN_MS);
+    return findOtherPrimaries(session, others, (conn) =>
+      this.#open(conn, "others", null, { connectMs: brief }),
+    );
   }
 
   /** Another session with that primary, beside the poll's; it is lost with it in {@link abandon}. */
@@ -161,28 +273,72 @@ export class PrimaryLink {
     database: string | null,
     patient: boolean,
   ): Promise<PgSession> {
-    const conn = this.#fixed ?? this.#parse(primaryConninfo);
-    const signal = AbortSignal.any([this.#options.signal, this.#abandon.signal]);
-    const chosen = database ?? conn.database ?? this.#fallbackDatabase;
-    return open(conn, { ...this.#options, signal }, purpose, chosen, patient ? PATIENT_MS : LANE_MS);
+    return this.#beside(primaryConninfo, purpose, database, { atLeastMs: patient ? PATIENT_MS : LANE_MS });
   }
 
   /** The same for the replication protocol. */
-  async openReplication(primaryConninfo: string | null, purpose: string): Promise<PgSession> {
-    const conn = this.#fixed ?? this.#parse(primaryConninfo);
-    const signal = AbortSignal.any([this.#options.signal, this.#abandon.signal]);
-    const database = conn.database ?? this.#fallbackDatabase;
-    return open(conn, { ...this.#options, signal }, purpose, database, 0, true);
+  openReplication(primaryConninfo: string | null, purpose: string): Promise<PgSession> {
+    return this.#beside(primaryConninfo, purpose, null, { replication: true });
   }
 
-  #parse(primaryConninfo: string | null): ConnInfo {
+  /** With the very server that the poll's session is with, while there is one. */
+  async #beside(
+    primaryConninfo: string | null,
+    purpose: string,
+    database: string | null,
+    more: OpenOptions,
+  ): Promise<PgSession> {
+    const known = this.#session?.usable && (this.#way.dsn || this.#conninfo === primaryConninfo);
+    if (known && this.#conn) return this.#open(this.#conn, purpose, database, more);
+    const where = await this.#whereabouts(primaryConninfo);
+    return (await openFirst(where, (conn) => this.#open(conn, purpose, database, more))).session;
+  }
+
+  #open(
+    conn: ConnInfo,
+    purpose: string,
+    database: string | null,
+    { atLeastMs = 0, connectMs = this.#options.timeouts.connectMs, replication = false }: OpenOptions = {},
+  ): Promise<PgSession> {
+    const signal = AbortSignal.any([this.#options.signal, this.#abandon.signal]);
+    const options = { ...this.#options, signal, timeouts: { ...this.#options.timeouts, connectMs } };
+    const chosen = database ?? conn.database ?? this.#fallbackDatabase;
+    return open(conn, options, purpose, chosen, atLeastMs, replication);
+  }
+
+  async #whereabouts(primaryConninfo: string | null): Promise<Whereabouts> {
+    const { patroniUrl } = this.#way;
+    const named = this.#way.dsn ?? this.#parse(primaryConninfo);
+    if (patroniUrl === null) return { ...named, beside: [] };
+    const signal = AbortSignal.any([
+      this.#options.signal,
+      this.#abandon.signal,
+      AbortSignal.timeout(this.#options.timeouts.connectMs),
+    ]);
+    const members = await patroniMembers(patroniUrl, signal);
+    const { hostaddr: _, ...rest } = named.hosts[0];
+    const leader = members.find((member) => member.leader);
+    if (!leader)
+      throw new Error(
+        `Patroni at ${patroniUrl} names no leader among its ${members.length} members: the cluster has none at the moment`,
+      );
+    const at = ({ host, port }: Member): ConnInfo => ({ ...rest, host, port });
+    return {
+      hosts: [at(leader)],
+      attrs: named.attrs,
+      beside: members.filter((member) => member !== leader).map(at),
+    };
+  }
+
+  #parse(primaryConninfo: string | null): ConnTargets {
     if (primaryConninfo === null)
       throw new Error(
         "the role in standby.dsn may not see primary_conninfo: GRANT pg_monitor TO it on the primary (before 12: correct standby.data_directory, where recovery.conf holds it), or set primary.dsn",
       );
     if (primaryConninfo === "")
       throw new Error("primary_conninfo is empty on the standby: set it there, or set primary.dsn");
-    return parseConnInfo(primaryConninfo, process.env);
+    // what a walreceiver is content with (pg_basebackup -R writes "any") is not what is looked for here
+    return { ...parseConnTargets(primaryConninfo, process.env), attrs: null };
   }
 
   /** The session as it is, for a nudge beside the cycle; null while there is none. */

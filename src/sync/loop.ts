@@ -162,6 +162,7 @@ async function reportFromJournal(sidecar: Sidecar, whyNot: string): Promise<void
     selection,
     policy,
     sidecarRunning: true,
+    primaryProblems: [],
     quietMs: quietMs({ nap, timeouts }),
     blindMs: blindMs({ timeouts }),
   };

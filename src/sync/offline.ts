@@ -239,6 +239,9 @@ async function lookOffline(
     replayLsn: 0n as Lsn,
     flushedLsn: 0n as Lsn,
     streaming: false,
+    // it has yet to show that it follows that primary: until then nothing that is staged here is believed
+    receivedTimeline: primary.timeline,
+    leastTimeline: 0,
     slots: folders.filter(({ name }) => loaded.has(name)).flatMap((folder) => asLoaded(folder) ?? []),
     databases: databases.map(({ oid, name }) => ({ oid: Number(oid), name })),
     syncsSlots: false,

@@ -34,7 +34,7 @@ import { type DataDirectory, directoryOf } from "../observe/files.ts";
 import { observeStandby, type StandbyLook } from "../observe/standby.ts";
 import type { ConnInfo } from "../pg/conninfo.ts";
 import { LOG_STANDBY_SNAPSHOT } from "../pg/sql.ts";
-import { PrimaryLink, StandbyLink, type Timeouts } from "./links.ts";
+import { PrimaryLink, type PrimaryWay, StandbyLink, type Timeouts } from "./links.ts";
 import { CycleMemory } from "./memory.ts";
 import { RestartKeeper, type RestartOptions } from "./restart.ts";
 
@@ -44,8 +44,7 @@ export interface SidecarOptions {
   nap: NapBounds;
   timeouts: Timeouts;
   standbyConn: ConnInfo;
-  /** Null: the standby's own primary_conninfo is followed. */
-  primaryConn: ConnInfo | null;
+  primary: PrimaryWay;
   /** Where slot files are staged, and the signal files of a promotion can be watched; or null. */
   dataDirectory: string | null;
   /** The journal's folder, where snapshots of what is staged are kept beside it. */
@@ -107,7 +106,7 @@ export class Sidecar {
       onWarning: (warning: string) => options.log.warn(warning),
     };
     this.standby = new StandbyLink(options.standbyConn, link, true);
-    this.primary = new PrimaryLink(options.primaryConn, options.standbyConn.database ?? "postgres", link);
+    this.primary = new PrimaryLink(options.primary, options.standbyConn.database ?? "postgres", link);
     this.restarts = options.restart && new RestartKeeper(options.restart);
     this.directory = directoryOf(options.dataDirectory);
     this.#pins = new PinKeeper(this.#openPrimary, this.journal.instanceId, options.now());

@@ -70,6 +70,7 @@ export async function napUntil(
       if (primary.news) return "news";
       if (napMs <= PULSE_MS) continue;
       primary.ask();
+      if (sidecar.primary.lookAbout()) return "news";
       if (!(await isStandby(await sidecar.standby.control()))) return "promotion";
     }
     return "slept";

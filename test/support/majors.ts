@@ -30,3 +30,9 @@ export function describeEach(
   for (const major of majors)
     describe.skipIf(!used.includes(major))(`PostgreSQL ${major}`, () => tests(major));
 }
+
+/** Those of these majors that this test run uses: the ones that PG_MAJORS names, all of them when it is not set. */
+export function usedOf(majors: readonly number[]): number[] {
+  if (process.env.PG_MAJORS === undefined) return [...majors];
+  return testedMajors().filter((major) => majors.includes(major));
+}

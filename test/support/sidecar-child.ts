@@ -92,7 +92,7 @@ const sidecar = new Sidecar({
   policy: { guardDatabases: "auto", duty: 0.05, provision: "auto", restarts: false, onConflict: "adopt" },
   nap: { minMs: 200, maxMs: 30_000 },
   timeouts: { connectMs: 2_000, statementMs: 10_000, answerMs: 12_000 },
-  primaryConn: null,
+  primary: { dsn: null, patroniUrl: null },
   stateDirectory,
   restart: null,
   finishConnections: 1,

@@ -8,7 +8,7 @@ import { afterPredecessor } from "../../src/cli/predecessor.ts";
 import type { Selection } from "../../src/domain/judge.ts";
 import type { Status } from "../../src/domain/status.ts";
 import { openJournal } from "../../src/journal/store.ts";
-import { parseConnInfo } from "../../src/pg/conninfo.ts";
+import { type ConnInfo, parseConnInfo } from "../../src/pg/conninfo.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import { runLoop } from "../../src/sync/loop.ts";
 import { Sidecar, type SidecarOptions } from "../../src/sync/sidecar.ts";
@@ -35,6 +35,8 @@ export interface TestSidecarOptions
   stateDirectory?: string;
   selection?: Selection;
   dsn?: string;
+  /** Instead of `primary`, where that is one host. */
+  primaryConn?: ConnInfo | null;
   watchDataDirectory?: boolean;
 }
 
@@ -54,6 +56,7 @@ export async function startSidecar(
     stateDirectory = temporaryDirectory(),
     dsn = standby.dsn(),
     watchDataDirectory = true,
+    primaryConn = null,
     ...rest
   } = options;
   const journal = await openJournal(stateDirectory, { now: Date.now, randomId: () => randomHex() });
@@ -66,7 +69,7 @@ export async function startSidecar(
     policy: { guardDatabases: "auto", duty: 0.05, provision: "auto", restarts: false, onConflict: "adopt" },
     nap: { minMs: 200, maxMs: 30_000 },
     timeouts: { connectMs: 2_000, statementMs: 10_000, answerMs: 12_000 },
-    primaryConn: null,
+    primary: { dsn: primaryConn && { hosts: [primaryConn], attrs: null }, patroniUrl: null },
     dataDirectory: watchDataDirectory ? standby.dataDir : null,
     stateDirectory,
     restart: null,

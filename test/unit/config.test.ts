@@ -49,7 +49,7 @@ describe("a configuration is read into its parts", () => {
     const { config, warnings } = load(`standby: {dsn: "${DSN}"}`);
     expect(config).toEqual({
       standby: { conn: expect.objectContaining({ host: "db2", user: "slotsync", database: "postgres" }) },
-      primary: {},
+      primary: { dsn: null, patroniUrl: null },
       slots: { include: [], exclude: [], provision: "auto", onConflict: "adopt" },
       stateDirectory: "/var/lib/pg-slotsync",
       nap: { minMs: 200, maxMs: 30_000 },
@@ -68,7 +68,7 @@ describe("a configuration is read into its parts", () => {
   it("every key", () => {
     const { config, warnings } = load(`
 standby: {dsn: "${DSN}", data_directory: /data, name: b}
-primary: {dsn: "postgresql://u:p@db1/x"}
+primary: {dsn: "postgresql://u:p@db1/x", patroni_url: "https://db1:8008/a"}
 slots:
   include: [{name: a, name_like: "a%", plugin: pgoutput, database: shop}]
   exclude: [{name: b}]
@@ -87,7 +87,10 @@ audit: {schedule: "0 6 * * *"}
     expect(warnings).toEqual([]);
     expect(config).toMatchObject({
       standby: { dataDirectory: "/data", name: "b" },
-      primary: { conn: { host: "db1", user: "u", database: "x" } },
+      primary: {
+        dsn: { hosts: [{ host: "db1", user: "u", database: "x" }], attrs: null },
+        patroniUrl: "https://db1:8008/a",
+      },
       slots: {
         include: [{ name: "a", nameLike: "a%", plugin: "pgoutput", database: "shop" }],
         exclude: [{ name: "b" }],
@@ -166,6 +169,7 @@ describe("every key is also a variable", () => {
       "log.format": "pretty",
       "standby.dsn": DSN,
       "primary.dsn": DSN,
+      "primary.patroni_url": "http://127.0.0.1:8008",
       "audit.schedule": "0 6 * * *",
       "restart.schedule": "30 3 * * 0",
       "restart.mode": "never",
@@ -293,7 +297,8 @@ advance: {duty: 2}
     ["a port alone with a colon", 'http: {listen: ":80"}', "http.listen"],
     ["a port too high", "http: {listen: 70000}", "http.listen"],
     ["no database to guard", "guards: {databases: []}", "guards.databases"],
-    ["a bad primary", "primary: {dsn: 'host=a,b'}", "several hosts are not supported yet"],
+    ["a bad primary", "primary: {dsn: 'host=a,b port=1,2,3'}", "3 port numbers cannot be matched to 2 hosts"],
+    ["a password in a URL", 'primary: {patroni_url: "http://u:p@db1:8008"}', "a URL without a password"],
     ["a bad state directory", "state_directory: [x]", "state_directory (slotsync.yaml line 2) = a list"],
   ])("%s", (_, yaml, expected) => {
     const problems = problemsOf(() => load(`standby: {dsn: "${DSN}"}\n${yaml}`));
@@ -509,13 +514,13 @@ describe("what is shipped in config/ says the same as the code", () => {
 
   it("the example has every key, and is accepted with those that are commented out too", () => {
     const uncommented = example.replace(
-      /^( *)# (?=(data_directory|name|dsn|listen|schedule|command): )/gm,
+      /^( *)# (?=(data_directory|name|dsn|patroni_url|listen|schedule|command): )/gm,
       "$1",
     );
     const { config } = load(uncommented);
     expect(config).toMatchObject({
       standby: { name: "db2", dataDirectory: expect.any(String) },
-      primary: { conn: { host: "db1" } },
+      primary: { dsn: { hosts: [{ host: "db1" }] }, patroniUrl: "http://127.0.0.1:8008" },
       http: { listen: { port: 9287 } },
       restart: { mode: "never", schedule: "30 3 * * 0", command: expect.arrayContaining(["pg_ctl"]) },
       audit: { schedule: "0 6 * * *" },

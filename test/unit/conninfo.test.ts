@@ -7,6 +7,7 @@ import {
   describeConnInfo,
   formatConnInfo,
   parseConnInfo,
+  parseConnTargets,
   quoteConnInfoValue,
   redactConnInfo,
 } from "../../src/pg/conninfo.ts";
@@ -123,6 +124,52 @@ describe("a connection string is read as libpq reads it", () => {
   });
 });
 
+describe("several hosts are paired with their addresses and ports as libpq pairs them", () => {
+  const places = (text: string, env: Record<string, string> = {}) =>
+    parseConnTargets(text, env, HOST).hosts.map(
+      ({ host, hostaddr, port }) => `${host}${hostaddr === undefined ? "" : `=${hostaddr}`}:${port}`,
+    );
+
+  it.each<[string, string[]]>([
+    ["host=a", ["a:5432"]],
+    ["host=a,b", ["a:5432", "b:5432"]],
+    ["host=a,b port=5433", ["a:5433", "b:5433"]],
+    ["host=a,b port=5433,5434", ["a:5433", "b:5434"]],
+    ["host=a,b port=5433,", ["a:5433", "b:5432"]],
+    ["host=a,b port=,5434", ["a:5432", "b:5434"]],
+    ["host=,b", ["/tmp:5432", "b:5432"]],
+    ["host=a,/run/pg,::1", ["a:5432", "/run/pg:5432", "::1:5432"]],
+    ["hostaddr=10.0.0.1,10.0.0.2", ["10.0.0.1=10.0.0.1:5432", "10.0.0.2=10.0.0.2:5432"]],
+    ["host=a,b hostaddr=10.0.0.1,", ["a=10.0.0.1:5432", "b:5432"]],
+    ["host=,b hostaddr=10.0.0.1,::2", ["10.0.0.1=10.0.0.1:5432", "b=::2:5432"]],
+    ["postgresql://a,b/app", ["a:5432", "b:5432"]],
+    ["postgresql://a:1,b:2/app", ["a:1", "b:2"]],
+    ["postgresql://a,b:2/app", ["a:5432", "b:2"]],
+    ["postgresql://u:p@[::1]:1,[fe80::2],c:3/app", ["::1:1", "fe80::2:5432", "c:3"]],
+    ["postgresql:///app?host=a,b&port=1,2", ["a:1", "b:2"]],
+    ["postgresql://%2Frun%2Fpg,b/app", ["/run/pg:5432", "b:5432"]],
+  ])("%s", (text, expected) => {
+    expect(places(text)).toEqual(expected);
+  });
+
+  it("the environment's lists count as well", () => {
+    expect(places("", { PGHOST: "a,b", PGPORT: "1,2" })).toEqual(["a:1", "b:2"]);
+  });
+
+  it("everything else is everybody's, and which server is wanted is kept", () => {
+    const text = "host=a,b user=u password=p dbname=app sslmode=require target_session_attrs=read-write";
+    const { hosts, attrs } = parseConnTargets(text, {}, HOST);
+    const common = { port: 5432, user: "u", database: "app", sslmode: "require", password: "p" };
+    expect(hosts.map(seen)).toEqual([
+      { host: "a", ...common },
+      { host: "b", ...common },
+    ]);
+    expect(attrs).toBe("read-write");
+    expect(parseConnTargets("host=a", {}, HOST).attrs).toBeNull();
+    expect(parseConnTargets("host=a", { PGTARGETSESSIONATTRS: "any" }, HOST).attrs).toBe("any");
+  });
+});
+
 describe("a connection string that cannot be used is refused, and the message names the key", () => {
   it.each<[string, string]>([
     ["host", "neither"],
@@ -138,9 +185,15 @@ describe("a connection string that cannot be used is refused, and the message na
     ["postgresql://u:%zz@db1", "percent-encoding"],
     ["postgresql://u:%00@db1", "percent-encoding"],
     ["postgresql://[::1/db", "IPv6"],
-    ["host=a,b", "several hosts are not supported yet"],
-    ["postgresql://a:1,b:2/db", "several hosts are not supported yet"],
-    ["port=1,2 host=a", "several hosts are not supported yet"],
+    ["host=a,b", "it names several hosts"],
+    ["postgresql://a:1,b:2/db", "it names several hosts"],
+    ["port=1,2 host=a", "2 port numbers cannot be matched to 1 hosts"],
+    ["port=1,2 host=a,b,c", "2 port numbers cannot be matched to 3 hosts"],
+    ["host=a,b hostaddr=10.0.0.1", "2 host names cannot be matched to 1 hostaddr values"],
+    ["postgresql://a:1,b:x/db", "port must be"],
+    ["host=a,@b", "abstract"],
+    ["hostaddr=10.0.0.1,db1", "hostaddr must be an IP address"],
+    ["host=a target_session_attrs=writable", "target_session_attrs must be one of any, read-write"],
     ["port=0", "port must be"],
     ["port=65536", "port must be"],
     ["port=5432x", "port must be"],

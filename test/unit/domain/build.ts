@@ -141,6 +141,8 @@ export function standbyView(slots: LogicalSlot[], more: Partial<StandbyView> = {
     flushedLsn: lsn(1_000),
     streaming: true,
     syncsSlots: false,
+    receivedTimeline: 1,
+    leastTimeline: 1,
     slots,
     databases: [{ oid: 1, name: "db1" }],
     mayReplicate: true,

@@ -496,6 +496,8 @@ export class FileWorld {
       replayLsn: this.replay as Lsn,
       flushedLsn: (this.flushed > this.replay ? this.flushed : this.replay) as Lsn,
       streaming: this.receiver !== null,
+      receivedTimeline: this.receiver === null ? null : this.timeline,
+      leastTimeline: 1,
       slots: this.seeSlots(),
       databases: [1, 2].map((oid) => ({ oid, name: `db${oid}` })),
       syncsSlots: false,

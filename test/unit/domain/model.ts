@@ -301,6 +301,8 @@ export class World {
       replayLsn: this.replay as Lsn,
       flushedLsn: (this.streaming ? this.flushed : this.replay) as Lsn,
       streaming: this.streaming,
+      receivedTimeline: this.streaming ? this.timeline : null,
+      leastTimeline: 1,
       feedbackSession: "s",
       files: null,
       slots: this.seeSlots(),

@@ -136,13 +136,41 @@ const CASES: Case[] = [
     names:
       /^2 guard.*pg_drop_replication_slot\('slotsync_guard_1_deadbeef_1'\).*'slotsync_guard_2_deadbeef_2'/,
   },
+  {
+    claim: "17 a physical slot that somebody uses while the standby does not stream",
+    standby: { streaming: false, receivedTimeline: null },
+    code: "physical_slot_inactive",
+    severity: "stop",
+    names: /not streaming/,
+  },
+  {
+    claim: "18 a primary that has branched off, and the standby does not follow it yet (I1)",
+    primary: { timeline: 2 },
+    code: "timeline_differs",
+    severity: "stop",
+    names: /timeline 2, and this standby still receives 1/,
+  },
+  {
+    claim: "19 a former primary, while the standby follows another by now (I1)",
+    standby: { receivedTimeline: 2 },
+    code: "timeline_differs",
+    severity: "stop",
+    names: /timeline 1, this standby on 2 already/,
+  },
+  {
+    claim: "20 the same, told by the control file alone, of a role that may not see what is received (I1)",
+    standby: { receivedTimeline: null, leastTimeline: 2 },
+    code: "timeline_differs",
+    severity: "stop",
+    names: /timeline 1, this standby on 2 already/,
+  },
 ];
 
 const problemsOf = ({ primary, standby, journal }: Pick<Case, "primary" | "standby" | "journal">) => {
   const here = standbyView([slot("x", 1)], standby);
   return [
     ...standbyProblems(here, journalOf([], journal), NOW),
-    ...primaryProblems(primaryView([], primary), here),
+    ...primaryProblems(primaryView([], primary), here, journalOf([], journal)),
   ];
 };
 
@@ -160,4 +188,15 @@ test("what the wrong server says is not believed (I5, I10)", () => {
   expect(trustworthy(problemsOf({ primary: { systemIdentifier: "2" } }))).toBe(false);
   expect(trustworthy(problemsOf({ primary: { inRecovery: true } }))).toBe(false);
   expect(trustworthy(problemsOf({ standby: { hotStandbyFeedback: false } }))).toBe(true);
+});
+
+test("another timeline than before is believed only of a primary that the standby is seen to follow (I1)", () => {
+  const switched = { primary: { timeline: 2 }, journal: { primaryTimeline: 1 } };
+  const unseen = { streaming: false, receivedTimeline: null };
+  const codes = (standby: Partial<StandbyView>) =>
+    problemsOf({ ...switched, standby }).map(({ code }) => code);
+  expect(codes({ receivedTimeline: 2 })).toEqual([]);
+  expect(codes(unseen)).toContain("timeline_differs");
+  expect(trustworthy(problemsOf({ ...switched, standby: unseen }))).toBe(false);
+  expect(trustworthy(problemsOf({ standby: unseen }))).toBe(true);
 });
