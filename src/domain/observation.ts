@@ -3,6 +3,32 @@ import type { Reason } from "./protection.ts";
 import type { PrimarySlot, SlotIdentity, StandbySlot } from "./slot.ts";
 import type { Xid } from "./xid.ts";
 
+/** The standby between the primary and ours, which streams from it: a cascade. */
+export interface UpstreamView {
+  /** `host:port/database as user` */
+  target: string;
+  systemIdentifier: string;
+  hotStandbyFeedback: boolean;
+  /** The physical slot on the primary that it streams from; "" when unset, null when it cannot be seen. */
+  primarySlotName: string | null;
+  /** Our standby's physical slot there. */
+  physicalSlot: PhysicalSlot | null;
+  /** Changes whenever its own feedback may have been interrupted. */
+  feedbackSession: string;
+}
+
+/** Where our standby streams from cannot be asked. */
+export interface UpstreamUnknown {
+  target: string;
+  why: string;
+}
+
+export interface PhysicalSlot {
+  name: string;
+  active: boolean;
+  catalogXmin: Xid | null;
+}
+
 /** What one poll of the primary saw. */
 export interface PrimaryView {
   systemIdentifier: string;
@@ -16,7 +42,12 @@ export interface PrimaryView {
    * This standby's physical slot there; null when it does not exist or the standby names none. Its catalog_xmin was there before anything
    * else here was read.
    */
-  physicalSlot: { name: string; active: boolean; catalogXmin: Xid | null } | null;
+  physicalSlot: PhysicalSlot | null;
+  /**
+   * Only when our standby does not stream from the primary itself, or that is not known: `physicalSlot` is then that of the standby between,
+   * with the younger catalog_xmin of the two hops.
+   */
+  upstream?: UpstreamView | UpstreamUnknown | null;
   /** True when it does not answer, and this is what the journal knows of it: then nothing new is proven, and nothing forgotten. */
   remembered: boolean;
   /** Every persistent logical slot, chosen or not. */

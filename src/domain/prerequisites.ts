@@ -3,6 +3,7 @@
  * slotsync.c ask, and further. Checked in every cycle; each failure is one message that says what to set where.
  */
 import { createsOnStandby } from "./capability.ts";
+import { cascadeProblem } from "./cascade.ts";
 import type { JournalState } from "./journal.ts";
 import { isForeignGuard } from "./names.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
@@ -171,7 +172,7 @@ export function primaryProblems(
     problems.push(
       stop(
         "primary_in_recovery",
-        "the server that primary.dsn, or primary_conninfo on the standby, leads to is a standby itself: let primary.dsn name the primary (cascaded standbys are not supported by this release)",
+        "the server that primary.dsn, or primary_conninfo on the standby, leads to is a standby itself: let primary.dsn name the primary (a standby of a standby is protected from there)",
       ),
     );
   else {
@@ -185,7 +186,9 @@ export function primaryProblems(
         `wal_level is "${primary.walLevel}" on the primary: set wal_level = logical there and restart it`,
       ),
     );
-  if (standby.primarySlotName) {
+  const cascade = primary.upstream ? cascadeProblem(primary, standby, primary.upstream) : null;
+  if (cascade) problems.push(cascade);
+  else if (standby.primarySlotName) {
     if (primary.physicalSlot === null)
       problems.push(
         stop(

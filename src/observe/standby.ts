@@ -24,6 +24,8 @@ interface ServerRow {
   receive_lsn: string | null;
   streaming: boolean;
   received_timeline: number | null;
+  sender_host: string | null;
+  sender_port: number | null;
   least_timeline: number;
   feedback_session: string;
   started_epoch_s: string;
@@ -36,6 +38,8 @@ export interface StandbyLook {
   view: StandbyView;
   /** Null when the role may not see it. */
   primaryConninfo: string | null;
+  /** Where its walreceiver is connected to, and which one that is; null without one, or when the role may not see it. */
+  sender: { host: string; port: number; session: string } | null;
   /** `pg_postmaster_start_time()`, seconds since the epoch. */
   startedEpochS: number;
 }
@@ -69,6 +73,10 @@ export async function observeStandby(
   const primarySlotName = recovery ? recovery.primarySlotName : server.primary_slot_name;
   return {
     startedEpochS: Number(server.started_epoch_s),
+    sender:
+      server.sender_host === null || server.sender_port === null
+        ? null
+        : { host: server.sender_host, port: server.sender_port, session: server.feedback_session },
     primaryConninfo: recovery ? recovery.primaryConninfo : server.primary_conninfo,
     view: {
       systemIdentifier: server.system_identifier,

@@ -107,6 +107,8 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        pg_catalog.pg_last_wal_receive_lsn()::pg_catalog.text AS receive_lsn,
        EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver) AS streaming,
        (SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver) AS received_timeline,
+       (SELECT sender_host FROM pg_catalog.pg_stat_wal_receiver) AS sender_host,
+       (SELECT sender_port FROM pg_catalog.pg_stat_wal_receiver) AS sender_port,
        GREATEST((SELECT c.timeline_id FROM pg_catalog.pg_control_checkpoint() AS c),
                 (SELECT r.min_recovery_end_timeline FROM pg_catalog.pg_control_recovery() AS r)) AS least_timeline,
        pg_catalog.concat_ws(' ', (SELECT pid FROM pg_catalog.pg_stat_wal_receiver),
@@ -116,6 +118,25 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        (SELECT rolsuper OR rolreplication FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) CURRENT_USER) AS may_replicate;
 SELECT ${slotColumns(serverVersionNum)}, ${IN_OWN_USE} FROM pg_catalog.pg_replication_slots;
 ${LIST_DATABASES}`;
+}
+
+/** $1 the physical slot of a standby that streams from it. One look at the standby between: a cascade. */
+export function lookAtUpstream(serverVersionNum: number): string {
+  const slotName =
+    serverVersionNum >= 120_000
+      ? "(SELECT setting FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) 'primary_slot_name')"
+      : "NULL::pg_catalog.text";
+  return `
+SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
+       (SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()) AS system_identifier,
+       pg_catalog.current_setting('hot_standby_feedback') AS hot_standby_feedback,
+       ${slotName} AS primary_slot_name,
+       pg_catalog.concat_ws(' ', (SELECT pid FROM pg_catalog.pg_stat_wal_receiver),
+                            pg_catalog.pg_postmaster_start_time()) AS feedback_session,
+       s.slot_name::pg_catalog.text AS name, s.active, s.catalog_xmin::pg_catalog.text AS catalog_xmin
+  FROM (VALUES (1)) AS one(n)
+  LEFT JOIN pg_catalog.pg_replication_slots AS s
+    ON s.slot_name OPERATOR(pg_catalog.=) $1 AND s.slot_type OPERATOR(pg_catalog.=) 'physical'`;
 }
 
 /** The short questions asked during a nap: is the standby one still, and has the primary written WAL? NULL when it is none any more. */

@@ -8,6 +8,7 @@ import type { PgSession } from "../pg/session.ts";
 import { openSession } from "../pg/session.ts";
 import { STANDBY_LOCK_HOLDER, TERMINATE_BACKEND, TRY_STANDBY_LOCK } from "../pg/sql.ts";
 import { findOtherPrimaries } from "./other-hosts.ts";
+import { UpstreamLink } from "./upstream.ts";
 
 export interface Timeouts {
   connectMs: number;
@@ -159,6 +160,8 @@ interface OpenOptions {
 }
 
 export class PrimaryLink {
+  /** The standby between, of a cascade. */
+  readonly upstream = new UpstreamLink(this);
   readonly #way: PrimaryWay;
   readonly #fallbackDatabase: string;
   readonly #options: LinkOptions;
@@ -209,6 +212,25 @@ export class PrimaryLink {
     this.#conninfo = primaryConninfo;
     this.#session = session;
     return session;
+  }
+
+  /** Whether that is the address that the session leads to. */
+  leadsTo({ host, port }: { host: string; port: number }): boolean {
+    return (
+      this.#conn !== null && [this.#conn.host, this.#conn.hostaddr].includes(host) && this.#conn.port === port
+    );
+  }
+
+  /** True when the standby's own primary_conninfo is followed: then the primary is whatever it streams from. */
+  get followsStandby(): boolean {
+    return this.#way.dsn === null && this.#way.patroniUrl === null;
+  }
+
+  /** A session with another server of the cluster, by the primary's login. */
+  openAt({ host, port }: { host: string; port: number }, purpose: string): Promise<PgSession> {
+    if (this.#conn === null) throw new Error("there is no primary yet");
+    const { hostaddr: _, ...rest } = this.#conn;
+    return this.#open({ ...rest, host, port }, purpose, null);
   }
 
   /** What stands against believing this primary: another one that answers (split brain). */
@@ -354,7 +376,7 @@ export class PrimaryLink {
   }
 
   async close(): Promise<void> {
-    await this.#session?.close();
+    await Promise.all([this.#session?.close(), this.upstream.close()]);
     this.#session = null;
   }
 }

@@ -1,4 +1,5 @@
 /** Looks at both servers in the order that safety needs. */
+import { throughUpstream, withUpstream } from "../domain/cascade.ts";
 import type { PrimaryView } from "../domain/observation.ts";
 import type { DataDirectory } from "../observe/files.ts";
 import { observePrimary } from "../observe/primary.ts";
@@ -26,12 +27,31 @@ export async function observeBoth(
   known: StandbyLook,
   directory: DataDirectory | null,
 ): Promise<Seen> {
-  let view: PrimaryView;
+  const seen = await lookAtPrimary(primary, known);
+  const look = await observeStandby(await standby.control(), directory);
+  const { upstream } = seen;
+  if (!upstream || "why" in upstream) return { primary: seen, look };
+  // it may stream from another server by now than the one that was asked: what that one holds says nothing
+  const elsewhere = JSON.stringify(look.sender) !== JSON.stringify(known.sender);
+  const slot = seen.physicalSlot;
+  return {
+    primary: elsewhere && slot ? { ...seen, physicalSlot: { ...slot, catalogXmin: null } } : seen,
+    look: { ...look, view: withUpstream(look.view, upstream) },
+  };
+}
+
+/** The standby between is asked before the primary: what it holds, it has held since. */
+async function lookAtPrimary(primary: PrimaryLink, known: StandbyLook): Promise<PrimaryView> {
+  const own = known.view.primarySlotName ?? "";
   try {
     const session = await primary.session(known.primaryConninfo);
-    view = await observePrimary(session, known.view.primarySlotName ?? "");
+    const upstream = primary.followsStandby ? null : await primary.upstream.look(known);
+    if (!upstream) return await observePrimary(session, own);
+    if (!("why" in upstream))
+      return throughUpstream(await observePrimary(session, upstream.primarySlotName ?? ""), upstream);
+    const view = await observePrimary(session, own);
+    return view.physicalSlot?.active ? view : { ...view, upstream };
   } catch (error) {
     throw new PrimaryUnreachableError("the primary does not answer", { cause: error });
   }
-  return { primary: view, look: await observeStandby(await standby.control(), directory) };
 }

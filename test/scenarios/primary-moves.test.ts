@@ -1,7 +1,6 @@
 /** The primary is found anew after a failover elsewhere; what is not this standby's primary is not believed. */
 import { expect, test } from "vitest";
-import { parseConnTargets } from "../../src/pg/conninfo.ts";
-import { ensurePhysicalSlot, waitStreaming } from "../../src/sandbox/cluster.ts";
+import { waitStreaming } from "../../src/sandbox/cluster.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import { startCluster } from "../support/cluster-fixture.ts";
 import { createLogicalSlot } from "../support/consumer.ts";
@@ -11,6 +10,8 @@ import { startPatroniApi } from "../support/patroni.ts";
 import { startSidecar } from "../support/sidecar.ts";
 import { confirm, positionOf } from "../support/slots.ts";
 import {
+  followInstead,
+  hostsOf,
   keptStreams,
   promisedStreams,
   syncSlots,
@@ -30,25 +31,6 @@ async function startThree(major: number) {
 
 const SOON = { minMs: 100, maxMs: 500 };
 
-const hostsOf = (...servers: PgServer[]) =>
-  parseConnTargets(
-    `host=${servers.map(({ host }) => host).join()} port=${servers.map(({ port }) => port).join()} user=postgres dbname=postgres`,
-  );
-
-/** Lets the second standby follow another server: by a reload, before 13 by a restart. */
-async function repoint(standby: PgServer, to: PgServer): Promise<void> {
-  await ensurePhysicalSlot(to, standby.name);
-  const upstream = { host: to.host, port: to.port, slotName: standby.name, applicationName: standby.name };
-  if (standby.major >= 13) {
-    standby.follow(upstream);
-    standby.reload();
-  } else {
-    await standby.stop();
-    standby.follow(upstream);
-    await standby.start();
-  }
-}
-
 async function promote(standby: PgServer): Promise<void> {
   standby.promote();
   await standby.waitPromoted();
@@ -63,7 +45,7 @@ describeEach([12, 13], usedOf([12, 13]), (major) => {
     await a.kill();
     await promote(b);
     await createLogicalSlot(b, "after");
-    await repoint(c, b);
+    await followInstead(c, b);
     await waitStreaming(b, c.name);
     const { problems } = await sidecar.until(
       "the new slot to be staged",
@@ -88,7 +70,7 @@ describeEach([16], usedOf([16]), (major) => {
     await a.kill();
     await promote(b);
     await untilFinished(beside);
-    await repoint(c, b);
+    await followInstead(c, b);
     await b.query("insert into t values (1)");
     await confirm(b, "kept");
     await b.query("insert into t values (2)");
@@ -116,7 +98,7 @@ describeEach([16], usedOf([16]), (major) => {
     await a.kill();
     await promote(b);
     await createLogicalSlot(b, "after");
-    await repoint(c, b);
+    await followInstead(c, b);
     await sidecar.untilSlot("after", "synced");
 
     // nobody has told the former primary
@@ -162,7 +144,7 @@ describeEach([16], usedOf([16]), (major) => {
     for (let id = 0; id < 20; id++) await b.query("insert into t values (3)");
     await confirm(b, "kept");
     expect(await positionOf(b, "kept")).toBeGreaterThan(position);
-    await repoint(c, b);
+    await followInstead(c, b);
     const { ready } = await untilProblem(sidecar, "timeline_differs");
     expect(ready).toBe(false);
     await sidecar.until("the refusal to last", () => c.logText().includes("forked off"));
@@ -187,7 +169,7 @@ describeEach([16], usedOf([16]), (major) => {
     await a.kill();
     patroni.leader = null;
     await promote(b);
-    await repoint(c, b);
+    await followInstead(c, b);
     await sidecar.until("no leader to be told", ({ problems }) =>
       problems.some(({ message }) => message.includes("names no leader among its 3 members")),
     );

@@ -1,5 +1,7 @@
 /** Steps that the scenarios share. */
 import type { Status } from "../../src/domain/status.ts";
+import { type ConnTargets, parseConnTargets } from "../../src/pg/conninfo.ts";
+import { ensurePhysicalSlot } from "../../src/sandbox/cluster.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import type { TestCluster } from "./cluster-fixture.ts";
 import { createLogicalSlot } from "./consumer.ts";
@@ -69,6 +71,28 @@ export async function failOver({ primary, standby }: TestCluster, sidecar: TestS
   await primary.kill();
   standby.promote();
   return untilFinished(sidecar);
+}
+
+/** Lets a standby follow another server: by a reload, before 13 by a restart. */
+export async function followInstead(standby: PgServer, to: PgServer): Promise<void> {
+  await ensurePhysicalSlot(to, standby.name);
+  const upstream = { host: to.host, port: to.port, slotName: standby.name, applicationName: standby.name };
+  if (standby.major >= 13) {
+    standby.follow(upstream);
+    standby.reload();
+  } else {
+    await standby.stop();
+    standby.follow(upstream);
+    await standby.start();
+  }
+}
+
+/** A connection string with these servers as its hosts. */
+export function hostsOf(...servers: PgServer[]): ConnTargets {
+  const list = (of: (server: PgServer) => string | number) => servers.map(of).join();
+  return parseConnTargets(
+    `host=${list(({ host }) => host)} port=${list(({ port }) => port)} user=postgres dbname=postgres`,
+  );
 }
 
 /** Waits for the finishing step. */

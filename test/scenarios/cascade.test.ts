@@ -1,0 +1,89 @@
+/** A standby of a standby is protected from the primary at the root. */
+import { expect, test } from "vitest";
+import { waitStreaming } from "../../src/sandbox/cluster.ts";
+import { eventually } from "../../src/sandbox/poll.ts";
+import type { PgServer } from "../../src/sandbox/server.ts";
+import { startCluster } from "../support/cluster-fixture.ts";
+import { createLogicalSlot } from "../support/consumer.ts";
+import { describeEach, usedOf } from "../support/majors.ts";
+import { startSidecar } from "../support/sidecar.ts";
+import { confirm } from "../support/slots.ts";
+import {
+  followInstead,
+  hostsOf,
+  keptStreams,
+  promisedStreams,
+  syncSlots,
+  untilAllSynced,
+  untilFinished,
+  untilProblem,
+  untilStaged,
+} from "../support/steps.ts";
+
+/** root → middle → leaf. */
+async function startCascade(major: number) {
+  const { primary: root, standbys } = await startCluster({ major, standbys: 2 });
+  const [middle, leaf] = standbys as [PgServer, PgServer];
+  await followInstead(leaf, middle);
+  await waitStreaming(middle, leaf.name);
+  const dropped = `select pg_catalog.pg_drop_replication_slot(slot_name) from pg_catalog.pg_replication_slots
+                    where slot_name = '${leaf.name}' and not active`;
+  await eventually(async () => (await root.query(dropped)).length === 1, {
+    what: "the leaf's slot on the root to be given up",
+  });
+  const primary = { dsn: hostsOf(root), patroniUrl: null };
+  const sidecar = await startSidecar(leaf, { nap: { minMs: 100, maxMs: 500 }, primary });
+  return { root, middle, leaf, sidecar };
+}
+
+describeEach([13, 16, 17], usedOf([13, 16, 17]), (major) => {
+  test("a standby of a standby that is promoted when both others are dead has every slot and every change (I1, I2, I4)", async () => {
+    const { root, middle, leaf, sidecar } = await startCascade(major);
+    await root.query("create table t (id int)");
+    if (major < 16) {
+      for (const name of ["idle", "read"]) await createLogicalSlot(root, name);
+      await untilStaged(sidecar, "idle", "read");
+      await leaf.restart();
+      for (const name of ["idle", "read"]) await sidecar.untilSlot(name, "synced");
+    } else await syncSlots(sidecar, root, "idle", "read");
+    await root.query("insert into t values (1)");
+    await confirm(root, "read");
+    await root.query("alter table t add column more text");
+    await root.query("insert into t values (2, 'x')");
+    // what the slots need of the catalogs is dead, and is kept for the leaf alone
+    await root.query("vacuum pg_catalog.pg_class");
+    await root.query("vacuum pg_catalog.pg_attribute");
+    await untilAllSynced(sidecar, root);
+
+    // what the leaf needs has come through: the middle has no logical slot of its own
+    const held = await root.query(
+      "select from pg_catalog.pg_replication_slots where slot_name = $1 and catalog_xmin is not null",
+      [middle.name],
+    );
+    expect(held).toHaveLength(1);
+    const promised = await promisedStreams({ primary: root, standby: leaf }, "idle", "read");
+    await root.kill();
+    await middle.kill();
+    leaf.promote();
+    const { finish } = await untilFinished(sidecar);
+    expect(finish?.complete).toBe(true);
+    expect(await keptStreams(leaf, ["idle", "read"])).toEqual(promised);
+  });
+});
+
+describeEach([13, 16], usedOf([13, 16]), (major) => {
+  test("a standby of a standby is not ready while the one between passes no feedback on (I4)", async () => {
+    const { root, middle, sidecar } = await startCascade(major);
+    await createLogicalSlot(root, "kept");
+    await sidecar.until(
+      "the chain to be accepted",
+      ({ slots, problems }) => slots.length === 1 && problems.length === 0,
+    );
+    middle.configure({ hot_standby_feedback: false });
+    const { ready, problems } = await untilProblem(sidecar, "cascade_unproven");
+    expect(ready).toBe(false);
+    expect(problems.map(({ message }) => message).join()).toContain("hot_standby_feedback is off there");
+    middle.configure({ hot_standby_feedback: true });
+    await sidecar.until("the chain to be accepted again", (status) => status.problems.length === 0);
+  });
+});
