@@ -50,7 +50,7 @@ async function check(command: Command, options: CheckOptions, output: Output): P
     stopping.release();
     if (stopping.signal.aborted) return signalExit(stopping);
     for (const warning of warnings) output.tell(`warning: ${warning}`);
-    const result = checkAnswer(reading, options.slot, config.slots.include.length === 0);
+    const result = checkAnswer(reading, options.slot);
     report(result, { standby: standbyName(config), ...reading.status }, options, output);
     return result.code;
   } catch (error) {
@@ -66,13 +66,7 @@ async function check(command: Command, options: CheckOptions, output: Output): P
 export function checkAnswer(
   reading: Pick<Reading, "status" | "certain">,
   slotName: string | undefined,
-  nothingSelected: boolean,
 ): Answer {
-  if (nothingSelected && reading.status.role === "standby")
-    return {
-      code: 2,
-      line: 'cannot tell: slots.include is empty, so no slot is a failover slot; name them there, for instance [{name_like: "%"}] for all',
-    };
   const result = answer(reading, slotName);
   const names = reading.status.slots.map(({ name }) => name);
   if (slotName === undefined || names.includes(slotName) || result.code === 2) return result;

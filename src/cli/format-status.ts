@@ -1,5 +1,6 @@
 /** The status for people. */
 import { answer } from "../domain/assess.ts";
+import type { NotChosen } from "../domain/choice.ts";
 import type { Protection } from "../domain/protection.ts";
 import { isFailoverReady } from "../domain/protection.ts";
 import type { RestartStatus, SlotStatus, Status } from "../domain/status.ts";
@@ -22,6 +23,7 @@ const COLUMNS = [
   { title: "REASON" },
   { title: "LAG", align: "right" },
   { title: "SINCE", align: "right" },
+  { title: "CHOSEN BY" },
 ] as const;
 
 const PROTECTION_STYLES: Record<Protection, Style> = {
@@ -42,6 +44,8 @@ export function formatStatus(shown: Shown, now: number, paint: Paint): string {
   ];
   if (status.role === "standby" && status.slots.length > 0)
     parts.push(`\n${formatSlots(status.slots, now, paint)}`);
+  if (status.role === "standby" && status.notChosen !== null && status.notChosen.length > 0)
+    parts.push(`\n${formatNotChosen(status.notChosen, paint)}`);
   if (status.problems.length > 0)
     parts.push("\n", ...status.problems.map((problem) => formatProblem(problem, paint)));
   if (status.role === "standby" && status.restart !== null)
@@ -79,11 +83,19 @@ function slotRow(slot: SlotStatus, now: number): Cell[] {
     { text: slot.reason ?? "-" },
     { text: slot.lagBytes === null ? "-" : formatBytes(slot.lagBytes) },
     { text: formatAge(now - Date.parse(slot.since)) },
+    { text: slot.chosenBy.join(", ") },
   ];
 }
 
+/** The other logical slots of the primary, and why they are none. */
+function formatNotChosen(slots: readonly NotChosen[], paint: Paint): string {
+  const columns = [{ title: "NOT CHOSEN" }, { title: "DATABASE" }, { title: "WHY" }];
+  const rows = slots.map(({ name, database, why }) => [{ text: name }, { text: database }, { text: why }]);
+  return table(columns, rows, paint);
+}
+
 function formatProblem({ severity, code, message }: Status["problems"][number], paint: Paint): string {
-  const word = severity === "stop" ? paint("red", "problem") : paint("yellow", "warning");
+  const word = severity === "warning" ? paint("yellow", "warning") : paint("red", "problem");
   return `${word} ${printable(`(${code}): ${message}`)}\n`;
 }
 

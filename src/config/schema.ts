@@ -105,12 +105,12 @@ const CONFLICTS = ["adopt", "recreate", "refuse"] as const;
 const slots = z.strictObject({
   include: key(selectors, {
     description:
-      "Which logical slots of the primary are failover slots: those that one of these rules matches. Empty: none. Temporary slots never are.",
+      "Which logical slots of the primary are failover slots, besides those that are flagged: those that one of these rules matches. Temporary slots never are.",
     expects: SELECTOR_LIST,
     form: "selectors",
   }),
   exclude: key(selectors, {
-    description: "Slots that are none although a rule of slots.include matches them.",
+    description: "Slots that are none although flagged, or matched by a rule of slots.include.",
     expects: SELECTOR_LIST,
     form: "selectors",
   }),

@@ -3,14 +3,15 @@
  * shows now. Pure. A wrong "ready" is the worst there is: whatever is not known for certain is not ready.
  */
 import type { Action } from "./action.ts";
+import { NOTHING_CHOSEN, type Selection } from "./choice.ts";
 import type { JournalState, SlotRecord } from "./journal.ts";
 import { noteObservation } from "./journal-update.ts";
-import { judge, type Selection } from "./judge.ts";
+import { judge } from "./judge.ts";
 import type { Lsn } from "./lsn.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 import { type Memory, type Policy, plan } from "./plan.ts";
 import { failureKeys } from "./plan-guard.ts";
-import { type Problem, standbyProblems, timelineProblem } from "./prerequisites.ts";
+import { againstReadiness, type Problem, standbyProblems, timelineProblem } from "./prerequisites.ts";
 import { isProven, provisionOf } from "./proof.ts";
 import { isFailoverReady, type Verdict, waiting } from "./protection.ts";
 import { type PrimarySlot, slotNamed } from "./slot.ts";
@@ -65,7 +66,7 @@ export function assessLive(input: AssessInput, primary: PrimaryView): Assessment
   // what a running sidecar has to say about itself stays
   const state: JournalState = { ...seen, phase: journal.phase === "promoting" ? "promoting" : "standby" };
   return {
-    status: buildStatus(state, standby, judged.problems, "live"),
+    status: buildStatus(state, standby, judged.problems, "live", judged.notChosen),
     actions: judged.actions,
     certain: judged.trusted,
   };
@@ -212,6 +213,7 @@ function lastPrimary(journal: JournalState, standby: StandbyView): PrimaryView {
     walLsn: 0n as Lsn,
     physicalSlot: null,
     slots: [],
+    registry: { kind: "unreadable", why: "the primary does not answer" },
     maySnapshot: true,
     mayReadFiles: true,
     remembered: true,
@@ -261,14 +263,14 @@ export function answer(
     status.source === "journal"
       ? ` (as last seen at ${status.observedAt ?? "no time"}; the primary does not answer)`
       : "";
-  const stops = status.problems
-    .filter((problem) => problem.severity === "stop")
-    .map((problem) => problem.message);
+  const stops = againstReadiness(status.problems).map((problem) => problem.message);
   if (status.role !== "standby")
     return {
       code: 1,
       line: `not ready: this node is ${status.role === "primary" ? "a primary" : "being promoted"}, not a standby`,
     };
+  const nothing = status.problems.find(({ code }) => code === NOTHING_CHOSEN);
+  if (nothing) return { code: 2, line: `cannot tell: ${nothing.message}` };
   if (!certain) return { code: 2, line: `cannot tell: ${stops.join("; ")}` };
 
   const chosen =

@@ -22,10 +22,13 @@ import { feedbackNow, type Original, proofNow, provisionOf } from "./proof.ts";
 import { isFailoverReady } from "./protection.ts";
 import { type PrimarySlot, type SlotIdentity, type StandbySlot, slotNamed } from "./slot.ts";
 
+/** A failover slot, and what chose it. */
+type Chosen = PrimarySlot & { readonly chosenBy?: readonly string[] };
+
 export interface Observed {
   primary: PrimaryView;
   standby: StandbyView;
-  chosen: readonly PrimarySlot[];
+  chosen: readonly Chosen[];
   plan: Pick<Plan, "verdicts" | "spared">;
   /** Databases in which something of ours was at work at any time since the look began: what is missing there may just be coming. */
   busy: ReadonlySet<number>;
@@ -71,7 +74,7 @@ export function noteObservation(journal: JournalState, seen: Observed): JournalS
 
 function noteSlot(
   known: SlotRecord | undefined,
-  slot: PrimarySlot,
+  slot: Chosen,
   seen: Observed,
   journal: JournalState,
 ): SlotRecord {
@@ -81,6 +84,7 @@ function noteSlot(
     databaseOid: slot.databaseOid,
     plugin: slot.plugin,
     twoPhase: slot.twoPhase,
+    chosenBy: slot.chosenBy ?? [],
     ...settle(known, slot.invalidation === null ? slot : null, seen, journal),
     primaryConfirmedFlushLsn: slot.confirmedFlushLsn,
     primaryRestartLsn: slot.restartLsn,

@@ -83,6 +83,8 @@ export interface Birth {
 export interface SlotRecord extends SlotIdentity, Provision {
   name: string;
   database: string;
+  /** What made it a failover slot when the primary was last seen. */
+  chosenBy: readonly string[];
   state: "seen" | "creating" | "owned";
   /** What our slot here is, which differs from the primary's when that was recreated (I5); null while there is none. */
   ours: SlotIdentity | null;

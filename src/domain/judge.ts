@@ -1,38 +1,19 @@
 /** One look at both servers, judged: what stands against syncing, which slots are chosen, what to do, who is ready. Pure. */
 import type { Action } from "./action.ts";
+import { type Choice, choiceProblems, chooseSlots, type Selection } from "./choice.ts";
 import type { JournalState } from "./journal.ts";
-import { isOwnSlotName } from "./names.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 import { type Memory, type Plan, type Policy, plan } from "./plan.ts";
 import { planRetreat } from "./plan-stage.ts";
 import { anyStop, type Problem, primaryProblems, standbyProblems, trustworthy } from "./prerequisites.ts";
-import { matchSelectors, type Selector } from "./selector.ts";
-import type { PrimarySlot } from "./slot.ts";
 
-/** Which slots are failover slots. */
-export interface Selection {
-  include: readonly Selector[];
-  exclude: readonly Selector[];
-}
-
-export interface Judgement {
+export interface Judgement extends Choice {
   problems: Problem[];
   /** False when the primary may be the wrong server: nothing it says is recorded. */
   trusted: boolean;
-  chosen: PrimarySlot[];
   plan: Plan;
   /** While a prerequisite stands against acting, only what the standby's next start asks for (I11). */
   actions: Action[];
-}
-
-/** The primary's slots that the selectors choose; temporary ones and a sidecar's own never. */
-function chooseSlots(slots: readonly PrimarySlot[], selection: Selection): PrimarySlot[] {
-  return slots.filter(
-    (slot) =>
-      !slot.temporary &&
-      !isOwnSlotName(slot.name) &&
-      matchSelectors(slot, selection.include, selection.exclude).selected,
-  );
 }
 
 /** Judges what was seen. `extra` are problems that neither server shows. */
@@ -45,17 +26,19 @@ export function judge(
   memory: Memory,
   extra: readonly Problem[] = [],
 ): Judgement {
+  const choice = chooseSlots(primary, selection, journal);
   const problems = [
     ...standbyProblems(standby, journal, memory.now),
     ...primaryProblems(primary, standby, journal),
+    ...choiceProblems(primary, selection, choice, journal),
     ...extra,
   ];
-  const chosen = chooseSlots(primary.slots, selection);
+  const { chosen } = choice;
   const planned = plan({ primary, standby, chosen, journal, policy, memory });
   return {
     problems,
     trusted: trustworthy(problems),
-    chosen,
+    ...choice,
     plan: planned,
     actions: anyStop(problems) ? retreat(standby, journal, memory) : planned.actions,
   };

@@ -1,5 +1,6 @@
 import type { Lsn } from "./lsn.ts";
 import type { Reason } from "./protection.ts";
+import type { Registry } from "./registry.ts";
 import type { PrimarySlot, SlotIdentity, StandbySlot } from "./slot.ts";
 import type { Xid } from "./xid.ts";
 
@@ -52,6 +53,8 @@ export interface PrimaryView {
   remembered: boolean;
   /** Every persistent logical slot, chosen or not. */
   slots: readonly PrimarySlot[];
+  /** Which slots are flagged there to survive a failover, besides the server's own flags (17+). */
+  registry: Registry;
   maySnapshot: boolean;
   /** Whether the role may read slot files there (`pg_read_binary_file`). */
   mayReadFiles: boolean;

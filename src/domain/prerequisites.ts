@@ -8,10 +8,13 @@ import type { JournalState } from "./journal.ts";
 import { isForeignGuard } from "./names.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 
-/** A `stop` keeps the sidecar from acting and the standby from being ready; a `warning` is only told. */
+/**
+ * A `stop` keeps the sidecar from acting and the standby from being ready, a `doubt` only the standby from being ready; a `warning` is
+ * only told.
+ */
 export interface Problem {
   code: string;
-  severity: "stop" | "warning";
+  severity: "stop" | "doubt" | "warning";
   message: string;
 }
 
@@ -212,6 +215,11 @@ export function primaryProblems(
       ),
     );
   return problems;
+}
+
+/** What stands against being ready. */
+export function againstReadiness(problems: readonly Problem[]): Problem[] {
+  return problems.filter((problem) => problem.severity !== "warning");
 }
 
 /** True when something stands against syncing and against being ready. */

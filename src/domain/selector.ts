@@ -17,8 +17,8 @@ export interface SelectableSlot {
 
 export interface Selection {
   readonly selected: boolean;
-  /** The rule that decided, for status and logs. */
-  readonly by: string;
+  /** The flags and the rule that decided, for status and logs. */
+  readonly by: readonly string[];
 }
 
 type Piece =
@@ -94,18 +94,20 @@ function describeSelector(selector: Selector): string {
     .join(", ");
 }
 
-/** An exclusion wins over every inclusion; what nothing includes is not selected. */
+/** An exclusion wins over every inclusion and every flag (`flags`: what flags the slot); what nothing includes is not selected. */
 export function matchSelectors(
   slot: SelectableSlot,
   include: readonly Selector[],
   exclude: readonly Selector[],
+  flags: readonly string[],
 ): Selection {
   const excluded = exclude.find((selector) => matches(slot, selector));
-  if (excluded) return { selected: false, by: `excluded by ${describeSelector(excluded)}` };
+  if (excluded) return { selected: false, by: [`excluded by rule ${describeSelector(excluded)}`] };
   const included = include.find((selector) => matches(slot, selector));
-  if (included) return { selected: true, by: `included by ${describeSelector(included)}` };
+  const by = [...flags, ...(included ? [`rule ${describeSelector(included)}`] : [])];
+  if (by.length > 0) return { selected: true, by };
   return {
     selected: false,
-    by: include.length === 0 ? "slots.include is empty" : "no rule of slots.include matches",
+    by: ["not flagged", include.length === 0 ? "slots.include is empty" : "no rule of slots.include matches"],
   };
 }

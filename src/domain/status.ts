@@ -1,10 +1,11 @@
 /** What `status`, `check`, the HTTP endpoints and the cycle's sentence say: one shape, built here and nowhere else. */
+import type { NotChosen } from "./choice.ts";
 import type { FinishReport } from "./finish.ts";
 import type { JournalState, SlotRecord } from "./journal.ts";
 import { bytesBetween, formatLsn, type Lsn } from "./lsn.ts";
 import type { StandbyView } from "./observation.ts";
 import { stagedNames } from "./plan-stage.ts";
-import { anyStop, type Problem } from "./prerequisites.ts";
+import { againstReadiness, type Problem } from "./prerequisites.ts";
 import { isFailoverReady, type Protection, type Reason } from "./protection.ts";
 import type { RestartRecord } from "./restart.ts";
 import type { StandbySlot } from "./slot.ts";
@@ -16,6 +17,8 @@ export interface SlotStatus {
   name: string;
   database: string;
   plugin: string;
+  /** What makes it a failover slot: `flag` (the server's own, 17+), `registry`, `rule name "x"`. */
+  chosenBy: readonly string[];
   protection: Protection;
   reason: Reason | null;
   detail: string | null;
@@ -58,6 +61,8 @@ export interface Status {
   primaryLostAt: string | null;
   problems: Problem[];
   slots: SlotStatus[];
+  /** The other logical slots of the primary, and why they are no failover slots; null when it was not asked. */
+  notChosen: NotChosen[] | null;
   guards: GuardStatus[];
   /** What one restart of the standby would add, and the last one that was asked for; null when there is neither. */
   restart: RestartStatus | null;
@@ -71,6 +76,7 @@ export function buildStatus(
   standby: Pick<StandbyView, "slots" | "files"> | null,
   problems: readonly Problem[],
   source: Status["source"],
+  notChosen: Status["notChosen"] = null,
 ): Status {
   const locals = new Map(standby?.slots.map((slot) => [slot.name, slot]));
   const slots = [...journal.slots.values()]
@@ -81,13 +87,14 @@ export function buildStatus(
     role: journal.phase,
     ready:
       journal.phase === "standby" &&
-      !anyStop(problems) &&
+      againstReadiness(problems).length === 0 &&
       slots.every((slot) => isFailoverReady(slot.protection)),
     source,
     observedAt: isoOrNull(journal.observedAt),
     primaryLostAt: isoOrNull(journal.primaryLostAt ?? 0),
     problems: [...problems],
     slots,
+    notChosen,
     guards: [...Object.values(journal.guards), ...Object.values(journal.lowGuards)].map(
       ({ database, name }) => ({
         database,
@@ -121,6 +128,7 @@ function slotStatus(record: SlotRecord, local: StandbySlot | undefined): SlotSta
     name: record.name,
     database: record.database,
     plugin: record.plugin,
+    chosenBy: record.chosenBy,
     protection: record.protection,
     reason: record.reason,
     detail: record.detail,

@@ -62,7 +62,7 @@ function addNode(status: Status, add: AddGauge): void {
   );
   add(
     "problems",
-    "What stands against being ready (severity stop), or deserves attention (warning).",
+    "What stands against being ready (severity stop or doubt), or deserves attention (warning).",
     status.problems.map(({ code, severity }) => [{ code, severity }, 1]),
   );
 }

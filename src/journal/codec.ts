@@ -187,6 +187,7 @@ function encodeSlot(record: SlotRecord): EncodedBody["slots"][number] {
     primaryConfirmedFlushLsn: lsnText(record.primaryConfirmedFlushLsn),
     primaryRestartLsn: lsnText(record.primaryRestartLsn),
     primaryInvalidation: record.primaryInvalidation,
+    chosenBy: [...record.chosenBy],
     seenAt: finite(record.seenAt),
     absentSince: finiteOrNull(record.absentSince),
     obsolete: record.obsolete,

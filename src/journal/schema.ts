@@ -108,6 +108,8 @@ const slotFields = z.strictObject({
   ...provision,
   name: z.string(),
   database: z.string(),
+  // journals of before there were flags do not say
+  chosenBy: z.array(z.string()).default([]),
   databaseOid: oid,
   plugin: z.string(),
   twoPhase: z.boolean(),

@@ -2,7 +2,10 @@
 import { type Lsn, parseLsn, parseLsnOrNull } from "../domain/lsn.ts";
 import { PIN_PREFIX } from "../domain/names.ts";
 import type { PrimaryView } from "../domain/observation.ts";
+import { REGISTRY_TABLE, type Registry, registryOf } from "../domain/registry.ts";
 import { parseXid } from "../domain/xid.ts";
+import { describeError } from "../pg/errors.ts";
+import type { RegistryState } from "../pg/registry-sql.ts";
 import { type SlotRow, toLogicalSlots } from "../pg/rows.ts";
 import type { PgSession } from "../pg/session.ts";
 import { PRIMARY_PULSE, pollPrimary } from "../pg/sql.ts";
@@ -16,21 +19,77 @@ interface ServerRow {
   may_snapshot: boolean | null;
   may_read_files: boolean;
   oldest_xid: string | null;
+  registry: RegistryState;
+  role_ident: string;
+}
+
+/** Sessions with a primary whose registry can be read: the next poll there reads it in the same round trip. */
+const readers = new WeakSet<PgSession>();
+
+interface Poll {
+  feedback: { holds_rows: boolean };
+  server: ServerRow;
+  slots: SlotRow[];
+  /** Null when the registry was left out. */
+  flags: { name: unknown }[] | null;
+}
+
+async function poll(session: PgSession, physicalSlot: string, withRegistry: boolean): Promise<Poll> {
+  const [[feedback] = [], [server] = [], slots, , flags] = (await session.script<object>(
+    pollPrimary(session.serverVersionNum, physicalSlot, PIN_PREFIX, withRegistry),
+    {
+      what: "polling the primary",
+    },
+  )) as [{ holds_rows: boolean }[], ServerRow[], SlotRow[], object[]?, { name: unknown }[]?];
+  if (!server || !feedback) throw new Error("the primary's answer is incomplete");
+  return { feedback, server, slots, flags: flags ?? null };
 }
 
 /**
  * Polls the primary. `physicalSlot` is the standby's `primary_slot_name` ("" when unset).
- * Throws what the session throws; a server in recovery is a view like any other, for the prerequisites to judge.
+ * Throws what the session throws; a server in recovery is a view like any other, for the prerequisites to judge, and so is one whose
+ * registry cannot be read.
  */
 export async function observePrimary(session: PgSession, physicalSlot: string): Promise<PrimaryView> {
-  const [[feedback] = [], servers, slots] = (await session.script<object>(
-    pollPrimary(session.serverVersionNum, physicalSlot, PIN_PREFIX),
-    {
-      what: "polling the primary",
-    },
-  )) as [{ holds_rows: boolean }[], ServerRow[], SlotRow[]];
-  const server = servers[0];
-  if (!server || !feedback) throw new Error("the primary's answer is incomplete");
+  if (!readers.has(session)) {
+    const seen = await poll(session, physicalSlot, false);
+    if (seen.server.registry !== "readable") return viewOf(session, physicalSlot, seen, null);
+    readers.add(session);
+  }
+  try {
+    return viewOf(session, physicalSlot, await poll(session, physicalSlot, true), null);
+  } catch (error) {
+    if (!session.usable) throw error;
+    // gone since, or in somebody's hands: the rest of the poll must not fail with it
+    readers.delete(session);
+    return viewOf(session, physicalSlot, await poll(session, physicalSlot, false), describeError(error));
+  }
+}
+
+/** `failure`: why the registry, which the last poll could have read, was not. */
+function registryIn({ server, flags }: Poll, { database }: PgSession, failure: string | null): Registry {
+  if (flags !== null) return registryOf(flags.map(({ name }) => name));
+  const { registry, role_ident: role } = server;
+  switch (registry) {
+    case "denied":
+      return {
+        kind: "unreadable",
+        why: `GRANT USAGE ON SCHEMA slotsync TO ${role}; GRANT SELECT ON ${REGISTRY_TABLE} TO ${role}; in database "${database}" on the primary`,
+      };
+    case "foreign":
+      return {
+        kind: "unreadable",
+        why: `${REGISTRY_TABLE} in database "${database}" on the primary is not the table that slotsync flag makes (one with a name of type text, without row security): DROP it, and flag the slots again`,
+      };
+    case "readable":
+      return { kind: "unreadable", why: failure ?? "the primary's answer is incomplete" };
+    default:
+      return { kind: "absent", database };
+  }
+}
+
+function viewOf(session: PgSession, physicalSlot: string, seen: Poll, failure: string | null): PrimaryView {
+  const { feedback, server, slots } = seen;
   const all = toLogicalSlots(slots);
   const physical = slots.find((row) => row.slot_type === "physical" && row.name === physicalSlot);
   return {
@@ -50,6 +109,7 @@ export async function observePrimary(session: PgSession, physicalSlot: string): 
         }
       : null,
     slots: all.filter(({ temporary }) => !temporary),
+    registry: registryIn(seen, session, failure),
     maySnapshot: server.may_snapshot ?? false,
     mayReadFiles: server.may_read_files,
     remembered: false,

@@ -6,6 +6,7 @@
  * function in FROM, its branch is never evaluated before its condition.
  */
 import { assertNever } from "../domain/assert-never.ts";
+import { READ_REGISTRY, REGISTRY_COLUMNS } from "./registry-sql.ts";
 
 /** Quotes a value as a string literal under standard_conforming_strings = on. */
 function quoteLiteral(value: string): string {
@@ -58,11 +59,16 @@ const READ_FILE =
   "pg_catalog.pg_read_binary_file(pg_catalog.text,pg_catalog.int8,pg_catalog.int8,pg_catalog.bool)";
 
 /**
- * One poll of the primary, one round trip (I12). The statements of a script run in order. The WAL position comes before the list: every
+ * One poll of the primary, one round trip (I12), with the flags when it is known that there is a registry to read. The statements of a script run in order. The WAL position comes before the list: every
  * slot that is made after the position was read starts at or past it (G1). Whether the standby's feedback holds catalog rows comes
  * before all that proves rows kept until now: what was removed between the one and the other would else go unseen (I4).
  */
-export function pollPrimary(serverVersionNum: number, physicalSlot: string, pinPrefix: string): string {
+export function pollPrimary(
+  serverVersionNum: number,
+  physicalSlot: string,
+  pinPrefix: string,
+  withRegistry: boolean,
+): string {
   return `
 SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name OPERATOR(pg_catalog.=) ${quoteLiteral(physicalSlot)}
                   AND slot_type OPERATOR(pg_catalog.=) 'physical' AND catalog_xmin IS NOT NULL) AS holds_rows;
@@ -76,12 +82,13 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        pg_catalog.has_function_privilege('${READ_FILE}', 'EXECUTE') AS may_read_files,
        CASE WHEN NOT pg_catalog.pg_is_in_recovery()
             THEN (pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()) OPERATOR(pg_catalog.%) 4294967296)::pg_catalog.text
-            END AS oldest_xid;
+            END AS oldest_xid,${REGISTRY_COLUMNS};
 SELECT ${slotColumns(serverVersionNum)}
   FROM pg_catalog.pg_replication_slots
  WHERE (slot_type OPERATOR(pg_catalog.=) 'logical' AND NOT temporary)
     OR slot_name OPERATOR(pg_catalog.=) ${quoteLiteral(physicalSlot)}
-    OR pg_catalog.starts_with(slot_name::pg_catalog.text, ${quoteLiteral(pinPrefix)})`;
+    OR pg_catalog.starts_with(slot_name::pg_catalog.text, ${quoteLiteral(pinPrefix)});
+${withRegistry ? READ_REGISTRY : ""}`;
 }
 
 /**

@@ -9,7 +9,7 @@
 import { type Action, isFileAction } from "../domain/action.ts";
 import { noteIntents, noteObservation, noteProblems } from "../domain/journal-update.ts";
 import { judge } from "../domain/judge.ts";
-import { anyStop } from "../domain/prerequisites.ts";
+import { againstReadiness, anyStop } from "../domain/prerequisites.ts";
 import { buildStatus } from "../domain/status.ts";
 import { positionsMoved } from "./changes.ts";
 import { observeBoth } from "./observe-both.ts";
@@ -51,28 +51,28 @@ export async function runCycle(
   );
   const { chosen, plan, problems } = judged;
   const actions = judged.actions.filter(only);
-  const stops = problems.filter((problem) => problem.severity === "stop").map((problem) => problem.message);
+  const against = againstReadiness(problems).map((problem) => problem.message);
   const before = sidecar.journal;
   const seen = {
     primary,
     standby: look.view,
     chosen,
     plan,
-    problems: stops,
+    problems: against,
     busy: atWork.busyDatabases,
     filesBusy: atWork.filesBusy,
     now,
   };
   // written before anything is done on the strength of it: a crash then finds its own traces (I10)
   await sidecar.record(
-    judged.trusted ? noteIntents(noteObservation(before, seen), actions) : noteProblems(before, stops),
+    judged.trusted ? noteIntents(noteObservation(before, seen), actions) : noteProblems(before, against),
   );
 
   if (!anyStop(problems)) sidecar.memory.spend(plan.budgetMs, plan.rests);
   const again = await sidecar.act(actions);
   sidecar.considerRestart(plan.awaitingRestart, again || actions.some(isFileAction));
   await sidecar.tidy();
-  sidecar.report(buildStatus(sidecar.journal, look.view, problems, "live"));
+  sidecar.report(buildStatus(sidecar.journal, look.view, problems, "live", judged.notChosen));
   const busy =
     actions.some((action) => action.kind !== "advance_guard") || sidecar.applier.busyDatabases.size > 0;
   return { kind: "synced", changed: busy || positionsMoved(before, sidecar.journal), again };

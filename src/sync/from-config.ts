@@ -1,7 +1,7 @@
 /** From the configuration to what the sidecar's parts take. */
 import { hostname } from "node:os";
 import type { Config } from "../config/load.ts";
-import type { Selection } from "../domain/judge.ts";
+import type { Selection } from "../domain/choice.ts";
 import type { Policy } from "../domain/plan.ts";
 import { RestartWindow } from "../restart/window.ts";
 import type { LinkOptions } from "./links.ts";

@@ -13,6 +13,7 @@ import { readIdentity, verifyDirectory } from "../datadir/identity.ts";
 import { readSettings } from "../datadir/settings.ts";
 import { listSlotFolders } from "../datadir/slot-folders.ts";
 import { describeAction, type FileAction, isFileAction } from "../domain/action.ts";
+import type { Selection } from "../domain/choice.ts";
 import type { JournalState, Staged } from "../domain/journal.ts";
 import {
   noteDone,
@@ -22,7 +23,7 @@ import {
   noteStaged,
   startOver,
 } from "../domain/journal-update.ts";
-import { judge, type Selection } from "../domain/judge.ts";
+import { judge } from "../domain/judge.ts";
 import { type Lsn, maxLsn, parseLsn } from "../domain/lsn.ts";
 import type { PrimaryView, StandbyView } from "../domain/observation.ts";
 import type { Policy } from "../domain/plan.ts";

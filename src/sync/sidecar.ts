@@ -7,6 +7,7 @@ import { PinKeeper } from "../apply/pin.ts";
 import { SnapshotStore } from "../apply/snapshot-store.ts";
 import { type Action, describeAction } from "../domain/action.ts";
 import { assertNever } from "../domain/assert-never.ts";
+import type { Selection } from "../domain/choice.ts";
 import type { JournalState } from "../domain/journal.ts";
 import {
   noteAdopted,
@@ -15,7 +16,6 @@ import {
   noteSnapshotLost,
   noteStaged,
 } from "../domain/journal-update.ts";
-import type { Selection } from "../domain/judge.ts";
 import type { Lsn } from "../domain/lsn.ts";
 import type { NapBounds } from "../domain/nap.ts";
 import type { Memory, Policy } from "../domain/plan.ts";

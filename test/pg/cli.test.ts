@@ -99,6 +99,7 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
         "name",
         "database",
         "plugin",
+        "chosenBy",
         "protection",
         "reason",
         "detail",
@@ -112,8 +113,8 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
     const table = await cli(["status", "-c", config.file]);
     expect(table.code).toBe(0);
     expect(table.stdout).toMatch(/^db2: ready: 1 failover slot is safe/);
-    expect(table.stdout).toMatch(/^NAME +DATABASE +PROTECTION +REASON +LAG +SINCE$/m);
-    expect(table.stdout).toMatch(/^app +postgres +synced +- +\d+ B +\d+ s$/m);
+    expect(table.stdout).toMatch(/^NAME +DATABASE +PROTECTION +REASON +LAG +SINCE +CHOSEN BY$/m);
+    expect(table.stdout).toMatch(/^app +postgres +synced +- +\d+ B +\d+ s +rule name_like "%"$/m);
     expect(table.stdout).toContain(`sidecar: process ${running.pid} on `);
     expect(table.stdout).not.toContain("\u001b");
     const watch = startCli(["status", "-c", config.file, "--watch", "--json"]);
@@ -444,7 +445,7 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
     const empty = writeConfig(standby, { slots: {} });
     expect(await cli(["check", "-c", empty.file])).toMatchObject({
       code: 2,
-      stdout: expect.stringContaining("slots.include is empty"),
+      stdout: expect.stringContaining("cannot tell: no slot is chosen, so none is protected: flag those"),
     });
   });
 

@@ -5,7 +5,7 @@ import path from "node:path";
 import pino from "pino";
 import { onTestFinished } from "vitest";
 import { afterPredecessor } from "../../src/cli/predecessor.ts";
-import type { Selection } from "../../src/domain/judge.ts";
+import type { Selection } from "../../src/domain/choice.ts";
 import type { Status } from "../../src/domain/status.ts";
 import { openJournal } from "../../src/journal/store.ts";
 import { type ConnInfo, parseConnInfo } from "../../src/pg/conninfo.ts";

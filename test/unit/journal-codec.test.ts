@@ -65,6 +65,7 @@ const slotRecord: fc.Arbitrary<SlotRecord> = fc.record(
     ...provision,
     name: slotName,
     database: text,
+    chosenBy: fc.array(text, { maxLength: 3 }),
     databaseOid: oid,
     plugin: text,
     twoPhase: fc.boolean(),
@@ -206,6 +207,7 @@ const journal: fc.Arbitrary<JournalState> = fc.record(
 const someSlot: SlotRecord = {
   name: "orders",
   database: "shop",
+  chosenBy: ["registry"],
   databaseOid: 16_384,
   plugin: "pgoutput",
   twoPhase: false,

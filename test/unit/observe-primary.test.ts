@@ -1,5 +1,5 @@
 /** What is made of a poll of the primary. */
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { observePrimary } from "../../src/observe/primary.ts";
 import type { PgSession } from "../../src/pg/session.ts";
 
@@ -47,5 +47,76 @@ test("the feedback is asked for before what is held against it, and counts only 
     name: "standby1",
     active: true,
     catalogXmin: null,
+  });
+});
+
+/** A primary whose registry stands so at each look; polls that read it fail or answer as told. */
+async function looks(states: (string | null)[], read: () => object[] | Error) {
+  const sent: boolean[] = [];
+  let at = 0;
+  const session = {
+    serverVersionNum: 150_018,
+    database: "db1",
+    usable: true,
+    script: async (sql: string) => {
+      const withRegistry = sql.includes("slotsync.failover_slot");
+      sent.push(withRegistry);
+      const server = {
+        ...SERVER,
+        registry: states[Math.min(at++, states.length - 1)],
+        role_ident: '"Side car"',
+      };
+      const answer = [[{ holds_rows: true }], [server], []];
+      if (!withRegistry) return answer;
+      const rows = read();
+      if (rows instanceof Error) throw rows;
+      return [...answer, [{}], rows];
+    },
+  } as unknown as PgSession;
+  const look = async () => (await observePrimary(session, "standby1")).registry;
+  return { look, sent };
+}
+
+describe("the registry is read in the poll itself (I12)", () => {
+  test("one query a cycle, but for the first one that finds it", async () => {
+    const { look, sent } = await looks(["readable"], () => [{ name: "app" }, { name: "No" }]);
+    expect(await look()).toEqual({ kind: "read", names: new Set(["app"]) });
+    expect(sent.splice(0)).toEqual([false, true]);
+    expect(await look()).toEqual({ kind: "read", names: new Set(["app"]) });
+    expect(sent).toEqual([true]);
+  });
+
+  test.each([
+    [null, { kind: "absent", database: "db1" }],
+    [
+      "denied",
+      {
+        kind: "unreadable",
+        why: 'GRANT USAGE ON SCHEMA slotsync TO "Side car"; GRANT SELECT ON slotsync.failover_slot TO "Side car"; in database "db1" on the primary',
+      },
+    ],
+    [
+      "foreign",
+      { kind: "unreadable", why: expect.stringContaining("is not the table that slotsync flag makes") },
+    ],
+  ])("%s: not touched, and said what it lacks", async (state, expected) => {
+    const { look, sent } = await looks([state], () => new Error("touched"));
+    expect(await look()).toEqual(expected);
+    expect(sent).toEqual([false]);
+  });
+
+  test("it fails between two looks: the rest of the poll does not fail with it (I9)", async () => {
+    let fails = false;
+    const { look, sent } = await looks(["readable", "readable", "readable", null], () =>
+      fails ? new Error("locked") : [{ name: "app" }],
+    );
+    expect(await look()).toMatchObject({ kind: "read" });
+    fails = true;
+    sent.length = 0;
+    // two polls have told that it is there, the third fails, the fourth finds it gone
+    expect(await look()).toEqual({ kind: "absent", database: "db1" });
+    expect(sent).toEqual([true, false]);
+    const locked = await looks(["readable"], () => new Error("locked"));
+    expect(await locked.look()).toEqual({ kind: "unreadable", why: "locked" });
   });
 });

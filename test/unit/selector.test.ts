@@ -65,33 +65,43 @@ describe("LIKE patterns match as in SQL", () => {
 describe("rules choose slots", () => {
   const slot = { name: "app_orders", plugin: "pgoutput", database: "shop" };
 
-  it("nothing is selected when nothing is included", () => {
-    expect(matchSelectors(slot, [], [])).toEqual({ selected: false, by: "slots.include is empty" });
+  it("nothing is selected when nothing is included or flagged", () => {
+    const by = ["not flagged", "slots.include is empty"];
+    expect(matchSelectors(slot, [], [], [])).toEqual({ selected: false, by });
+  });
+
+  it("a flag is enough, and all that chooses a slot is named", () => {
+    expect(matchSelectors(slot, [], [], ["registry"])).toEqual({ selected: true, by: ["registry"] });
+    expect(matchSelectors(slot, [{ name: "x" }], [], ["flag"])).toEqual({ selected: true, by: ["flag"] });
+    expect(matchSelectors(slot, [{ name: "app_orders" }], [], ["flag", "registry"])).toEqual({
+      selected: true,
+      by: ["flag", "registry", 'rule name "app_orders"'],
+    });
   });
 
   it("all the conditions of a rule must hold, one rule is enough", () => {
-    expect(matchSelectors(slot, [{ name: "x" }, { nameLike: "app%", plugin: "pgoutput" }], [])).toEqual({
+    expect(matchSelectors(slot, [{ name: "x" }, { nameLike: "app%", plugin: "pgoutput" }], [], [])).toEqual({
       selected: true,
-      by: 'included by name_like "app%", plugin "pgoutput"',
+      by: ['rule name_like "app%", plugin "pgoutput"'],
     });
     for (const wrong of [{ name: "x" }, { plugin: "x" }, { database: "x" }, { nameLike: "x%" }]) {
       const rule = { name: "app_orders", nameLike: "app%", plugin: "pgoutput", database: "shop", ...wrong };
-      expect(matchSelectors(slot, [rule], [])).toEqual({
+      expect(matchSelectors(slot, [rule], [], [])).toEqual({
         selected: false,
-        by: "no rule of slots.include matches",
+        by: ["not flagged", "no rule of slots.include matches"],
       });
     }
   });
 
-  it("an exclusion wins", () => {
-    expect(matchSelectors(slot, [{ name: "app_orders" }], [{ database: "shop" }])).toEqual({
+  it("an exclusion wins over rules and flags", () => {
+    expect(matchSelectors(slot, [{ name: "app_orders" }], [{ database: "shop" }], ["flag"])).toEqual({
       selected: false,
-      by: 'excluded by database "shop"',
+      by: ['excluded by rule database "shop"'],
     });
   });
 
   it("a rule without conditions matches nothing, on either side", () => {
-    expect(matchSelectors(slot, [{}], []).selected).toBe(false);
-    expect(matchSelectors(slot, [{ database: "shop" }], [{}]).selected).toBe(true);
+    expect(matchSelectors(slot, [{}], [], []).selected).toBe(false);
+    expect(matchSelectors(slot, [{ database: "shop" }], [{}], []).selected).toBe(true);
   });
 });

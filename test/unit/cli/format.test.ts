@@ -87,7 +87,16 @@ describe("the status for people", () => {
           reason: "wal_not_flushed",
           detail: "it is 5 bytes ahead",
           lagBytes: null,
+          chosenBy: ["registry", 'rule name "lazy"'],
         }),
+      ],
+      notChosen: [
+        {
+          name: "scratch",
+          database: "shop",
+          plugin: "pgoutput",
+          why: "not flagged, no rule of slots.include matches",
+        },
       ],
       problems: [{ code: "too_many_slots", severity: "warning", message: "raise max_replication_slots" }],
       guards: [
@@ -99,10 +108,13 @@ describe("the status for people", () => {
     expect(formatStatus({ standby: "db2", status, certain: true, sidecar }, NOW, plain)).toBe(
       `db2: not ready: 1 of 2 failover slots: "lazy" is waiting (wal_not_flushed): it is 5 bytes ahead
 
-NAME  DATABASE  PROTECTION  REASON               LAG  SINCE
-app   shop      synced      -                1.0 KiB   90 s
-lazy  shop      waiting     wal_not_flushed        -   90 s
+NAME  DATABASE  PROTECTION  REASON               LAG  SINCE  CHOSEN BY
+app   shop      synced      -                1.0 KiB   90 s  registry
+lazy  shop      waiting     wal_not_flushed        -   90 s  registry, rule name "lazy"
 lazy: it is 5 bytes ahead
+
+NOT CHOSEN  DATABASE  WHY
+scratch     shop      not flagged, no rule of slots.include matches
 
 warning (too_many_slots): raise max_replication_slots
 
@@ -150,22 +162,33 @@ describe("check's answer", () => {
   const reading = { status: aStatus({ slots: [aSlot({ name: "billing" })] }), certain: true };
 
   it("asks back when a name is nearly right", () => {
-    expect(checkAnswer(reading, "biling", false)).toEqual({
+    expect(checkAnswer(reading, "biling")).toEqual({
       code: 1,
       line: 'not ready: no failover slot is named "biling"; did you mean "billing"?',
     });
-    expect(checkAnswer(reading, "zzz", false).line).not.toContain("did you mean");
-    expect(checkAnswer(reading, "billing", false)).toMatchObject({ code: 0 });
+    expect(checkAnswer(reading, "zzz").line).not.toContain("did you mean");
+    expect(checkAnswer(reading, "billing")).toMatchObject({ code: 0 });
   });
 
-  it("cannot tell when no slot is selected; a primary is not ready whatever is selected", () => {
-    expect(checkAnswer(reading, undefined, true)).toMatchObject({
+  it("cannot tell when no slot is chosen; a primary is not ready whatever is chosen", () => {
+    const problems = [{ code: "nothing_chosen", severity: "doubt", message: "no slot is chosen" } as const];
+    expect(checkAnswer({ status: aStatus({ problems }), certain: true }, undefined)).toEqual({
       code: 2,
-      line: expect.stringContaining("slots.include"),
+      line: "cannot tell: no slot is chosen",
     });
-    const primary = { status: aStatus({ role: "primary" }), certain: true };
-    expect(checkAnswer(primary, undefined, true)).toMatchObject({ code: 1 });
-    expect(checkAnswer(primary, "biling", false).line).not.toContain("did you mean");
+    const primary = { status: aStatus({ role: "primary", problems }), certain: true };
+    expect(checkAnswer(primary, undefined)).toMatchObject({ code: 1 });
+    expect(checkAnswer(primary, "biling").line).not.toContain("did you mean");
+  });
+
+  it("a doubt stands against being ready, a warning does not", () => {
+    const withOne = (severity: "doubt" | "warning") =>
+      checkAnswer(
+        { status: { ...reading.status, problems: [{ code: "x", severity, message: "m" }] }, certain: true },
+        undefined,
+      );
+    expect(withOne("doubt")).toEqual({ code: 1, line: "not ready: m" });
+    expect(withOne("warning")).toMatchObject({ code: 0 });
   });
 });
 

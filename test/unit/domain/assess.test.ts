@@ -38,6 +38,7 @@ function record(name: string, confirmed: number, more: Partial<SlotRecord> = {})
   return {
     name,
     database: "app",
+    chosenBy: ['rule name_like "%"'],
     databaseOid: 5,
     plugin: "pgoutput",
     twoPhase: false,
@@ -118,6 +119,7 @@ function primary(slots: LogicalSlot[], more: Partial<PrimaryView> = {}): Primary
     walLsn: lsn(1_000),
     physicalSlot: { name: "standby1", active: true, catalogXmin: 690 as Xid },
     slots,
+    registry: { kind: "absent", database: "postgres" },
     maySnapshot: true,
     mayReadFiles: true,
     remembered: false,

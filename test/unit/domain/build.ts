@@ -63,6 +63,7 @@ export function record(
   return {
     name,
     database: "db1",
+    chosenBy: [],
     databaseOid: 1,
     plugin: "pgoutput",
     twoPhase: false,
@@ -116,6 +117,7 @@ export function primaryView(slots: LogicalSlot[], more: Partial<PrimaryView> = {
     walLsn: lsn(1_000),
     physicalSlot: { name: "standby1", active: true, catalogXmin: 700 as Xid },
     slots,
+    registry: { kind: "absent", database: "postgres" },
     maySnapshot: true,
     mayReadFiles: true,
     remembered: false,

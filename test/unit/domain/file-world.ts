@@ -473,6 +473,7 @@ export class FileWorld {
         catalogXmin: physical.xmin === null ? null : this.xid(physical.xmin),
       },
       slots: [...this.primary.values()].map((slot) => this.#shown(slot, slot.invalid)),
+      registry: { kind: "absent", database: "postgres" },
       maySnapshot: false,
       mayReadFiles: true,
       remembered: false,

@@ -278,6 +278,7 @@ export class World {
           invalidation: slot.invalid,
         }),
       ),
+      registry: { kind: "absent", database: "postgres" },
       maySnapshot: true,
       mayReadFiles: true,
       remembered: false,
