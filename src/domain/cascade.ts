@@ -26,9 +26,25 @@ function bothHold(
   };
 }
 
-/** The standby as it holds for feedback: what interrupts it on either hop makes it begin anew. */
-export function withUpstream(standby: StandbyView, upstream: UpstreamView): StandbyView {
-  return { ...standby, feedbackSession: `${standby.feedbackSession} through ${upstream.feedbackSession}` };
+/**
+ * Both servers as they hold for feedback: what interrupts it on either hop makes it begin anew. `sameReceiver`: our standby's walreceiver is
+ * still the one that it was when the server between was looked for; else it may stream from another by now, and what was asked holds nothing.
+ */
+export function seenThrough(
+  primary: PrimaryView,
+  standby: StandbyView,
+  sameReceiver: boolean,
+): { primary: PrimaryView; standby: StandbyView } {
+  const { upstream, physicalSlot } = primary;
+  if (!upstream || "why" in upstream) return { primary, standby };
+  const held = sameReceiver || physicalSlot === null ? physicalSlot : { ...physicalSlot, catalogXmin: null };
+  return {
+    primary: { ...primary, physicalSlot: held },
+    standby: {
+      ...standby,
+      feedbackSession: `${standby.feedbackSession} through ${upstream.feedbackSession}`,
+    },
+  };
 }
 
 const unproven = (message: string): Problem => ({ code: "cascade_unproven", severity: "stop", message });

@@ -169,7 +169,10 @@ export class PrimaryLink {
   /** Where the session leads. */
   #conn: ConnInfo | null = null;
   #conninfo: string | null = null;
-  #others: readonly ConnInfo[] = [];
+  /** The other hosts at which the primary may be, … */
+  #members: readonly ConnInfo[] = [];
+  /** … and where the standby streams from, when that is yet another. */
+  #watched: ConnInfo | null = null;
   #problems: readonly Problem[] = [];
   #lookedAbout = 0;
   #looking = false;
@@ -191,17 +194,18 @@ export class PrimaryLink {
   async session(primaryConninfo: string | null): Promise<PgSession> {
     const known = this.#way.dsn || this.#conninfo === primaryConninfo;
     if (this.#session?.usable && known && !this.#outdated) return this.#session;
-    await this.#session?.close();
+    await Promise.all([this.#session?.close(), this.upstream.close()]);
     this.#outdated = false;
     this.#session = null;
     this.#problems = [];
     const { signal } = this.#abandon;
     const where = await this.#whereabouts(primaryConninfo);
     const { session, conn } = await openFirst(where, (each) => this.#open(each, "poll", null));
-    this.#others = [...where.hosts, ...where.beside].filter((each) => each !== conn);
+    this.#members = [...where.hosts, ...where.beside].filter((each) => each !== conn);
+    this.#watched = null;
     try {
       // before anything it says is believed
-      this.#problems = await this.#findOthers(session, this.#others);
+      this.#problems = await this.#findOthers(session);
       if (signal.aborted) throw new SessionLostError(`connecting to ${session.target}: aborted`, "aborted");
     } catch (error) {
       await session.close();
@@ -227,10 +231,22 @@ export class PrimaryLink {
   }
 
   /** A session with another server of the cluster, by the primary's login. */
-  openAt({ host, port }: { host: string; port: number }, purpose: string): Promise<PgSession> {
+  openAt(place: { host: string; port: number }, purpose: string): Promise<PgSession> {
+    return this.#open(this.#connAt(place), purpose, null);
+  }
+
+  /** From now on no second primary may answer there either; looks at once. Throws what the session throws. */
+  async watch(place: { host: string; port: number }): Promise<void> {
+    const session = this.current;
+    if (!session) return;
+    this.#watched = this.#connAt(place);
+    this.#problems = await this.#findOthers(session);
+  }
+
+  #connAt({ host, port }: { host: string; port: number }): ConnInfo {
     if (this.#conn === null) throw new Error("there is no primary yet");
     const { hostaddr: _, ...rest } = this.#conn;
-    return this.#open({ ...rest, host, port }, purpose, null);
+    return { ...rest, host, port };
   }
 
   /** What stands against believing this primary: another one that answers (split brain). */
@@ -272,16 +288,17 @@ export class PrimaryLink {
         this.#news = true;
         return;
       }
-      this.#others = beside;
+      this.#members = beside;
     }
-    const problems = await this.#findOthers(session, this.#others);
+    const problems = await this.#findOthers(session);
     if (session !== this.#session) return;
     this.#news ||= JSON.stringify(problems) !== JSON.stringify(this.#problems);
     this.#problems = problems;
   }
 
-  #findOthers(session: PgSession, others: readonly ConnInfo[]): Promise<Problem[]> {
+  #findOthers(session: PgSession): Promise<Problem[]> {
     const { timeouts } = this.#options;
+    const others = this.#watched === null ? this.#members : [...this.#members, this.#watched];
     const brief = Math.min(timeouts.connectMs, OTHERS_ANSWER_WITHIN_MS);
     return findOtherPrimaries(session, others, (conn) =>
       this.#open(conn, "others", null, { connectMs: brief }),

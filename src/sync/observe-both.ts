@@ -1,5 +1,5 @@
 /** Looks at both servers in the order that safety needs. */
-import { throughUpstream, withUpstream } from "../domain/cascade.ts";
+import { seenThrough, throughUpstream } from "../domain/cascade.ts";
 import type { PrimaryView } from "../domain/observation.ts";
 import type { DataDirectory } from "../observe/files.ts";
 import { observePrimary } from "../observe/primary.ts";
@@ -27,17 +27,11 @@ export async function observeBoth(
   known: StandbyLook,
   directory: DataDirectory | null,
 ): Promise<Seen> {
-  const seen = await lookAtPrimary(primary, known);
+  const asked = await lookAtPrimary(primary, known);
   const look = await observeStandby(await standby.control(), directory);
-  const { upstream } = seen;
-  if (!upstream || "why" in upstream) return { primary: seen, look };
-  // it may stream from another server by now than the one that was asked: what that one holds says nothing
-  const elsewhere = JSON.stringify(look.sender) !== JSON.stringify(known.sender);
-  const slot = seen.physicalSlot;
-  return {
-    primary: elsewhere && slot ? { ...seen, physicalSlot: { ...slot, catalogXmin: null } } : seen,
-    look: { ...look, view: withUpstream(look.view, upstream) },
-  };
+  const sameReceiver = JSON.stringify(look.sender) === JSON.stringify(known.sender);
+  const seen = seenThrough(asked, look.view, sameReceiver);
+  return { primary: seen.primary, look: { ...look, view: seen.standby } };
 }
 
 /** The standby between is asked before the primary: what it holds, it has held since. */

@@ -44,7 +44,11 @@ export class UpstreamLink {
       const view = await observeUpstream(this.#session, known.view.primarySlotName ?? "");
       this.#failed = null;
       this.#kind = view === null ? "primary" : "standby";
-      if (view === null) await this.#closeSession();
+      if (view === null) {
+        await this.#closeSession();
+        // the primary by another address, or another primary
+        await this.#primary.watch(sender);
+      }
       return view;
     } catch (error) {
       await this.#closeSession();

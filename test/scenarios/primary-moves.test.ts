@@ -156,6 +156,23 @@ describeEach([16], usedOf([16]), (major) => {
     expect(await keptStreams(c, ["kept"])).toEqual(promised);
   });
 
+  test("a former primary that primary.dsn still names is not believed once this standby follows another (I1, split brain)", async () => {
+    const { a, b, c } = await startThree(major);
+    const sidecar = await startSidecar(c, { nap: SOON, primary: { dsn: hostsOf(a), patroniUrl: null } });
+    await syncSlots(sidecar, a, "kept");
+    const known = slotIn(await untilAllSynced(sidecar, a), "kept")?.primaryConfirmedFlushLsn;
+    await waitForReceipt(a, b);
+    await promote(b);
+    await followInstead(c, b);
+    const { ready } = await untilProblem(sidecar, "timeline_differs");
+    expect(ready).toBe(false);
+    await a.query("create table t (id int)");
+    await confirm(a, "kept");
+    const told = await untilProblem(sidecar, "split_brain");
+    expect(told.ready).toBe(false);
+    expect(slotIn(told, "kept")?.primaryConfirmedFlushLsn).toBe(known);
+  });
+
   test("Patroni says where the primary is, and nothing else: who answers there is asked itself", async () => {
     const { a, b, c } = await startThree(major);
     const patroni = await startPatroniApi([a, b, c], a);

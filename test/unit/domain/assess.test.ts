@@ -158,6 +158,30 @@ describe("while both servers answer", () => {
     });
   });
 
+  test("1b. a second primary beside the one that was asked: nothing can be told", () => {
+    const second = { code: "split_brain", severity: "stop" as const, message: "2 servers answer" };
+    const seen = primary([slot("a", 200)]);
+    expect(live({ ...synced, primaryProblems: [second] }, seen)).toEqual({
+      code: 2,
+      line: "cannot tell: 2 servers answer",
+    });
+  });
+
+  test("1c. what was last seen of a primary is no answer for a standby that follows another by now (I1)", () => {
+    expect(dead(synced)).toMatchObject({ code: 0 });
+    const elsewhere = standby([guard, slot("a", 200)], { receivedTimeline: 2 });
+    expect(dead({ ...synced, standby: elsewhere })).toMatchObject({
+      code: 1,
+      line: expect.stringContaining("this standby on 2 already"),
+    });
+    const unseen = standby([guard, slot("a", 200)], {
+      streaming: false,
+      receivedTimeline: null,
+      leastTimeline: 2,
+    });
+    expect(dead({ ...synced, standby: unseen })).toMatchObject({ code: 1 });
+  });
+
   test("2. a slot that the subscriber has moved past the end of the standby's WAL is not ready (I1)", () => {
     expect(live(synced, primary([slot("a", 1_001)]))).toMatchObject({ code: 1 });
   });

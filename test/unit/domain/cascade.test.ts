@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { cascadeProblem, throughUpstream, withUpstream } from "../../../src/domain/cascade.ts";
+import { cascadeProblem, seenThrough, throughUpstream } from "../../../src/domain/cascade.ts";
 import type { PhysicalSlot, PrimaryView, UpstreamView } from "../../../src/domain/observation.ts";
 import { primaryProblems } from "../../../src/domain/prerequisites.ts";
 import type { Xid } from "../../../src/domain/xid.ts";
@@ -49,12 +49,29 @@ test("a chain is in use only when both its slots are, and is none without one of
   expect(held(slotAt("middle", 700), { physicalSlot: null })).toBeNull();
 });
 
+const chain = (upstream: Partial<UpstreamView> = {}) =>
+  throughUpstream(primaryView([], { physicalSlot: slotAt("middle", 700) }), between(upstream));
+
 test("what interrupts the feedback of either hop makes it begin anew (I4)", () => {
   const session = (mine: string, theirs: string) =>
-    withUpstream(standbyView([], { feedbackSession: mine }), between({ feedbackSession: theirs }))
+    seenThrough(chain({ feedbackSession: theirs }), standbyView([], { feedbackSession: mine }), true).standby
       .feedbackSession;
   const sessions = [session("a", "b"), session("a", "c"), session("d", "b")];
   expect(new Set(sessions).size).toBe(3);
+});
+
+test("what was asked holds nothing for a standby that may stream from another server by now (I4)", () => {
+  const seen = (sameReceiver: boolean) =>
+    seenThrough(chain(), standbyView([]), sameReceiver).primary.physicalSlot;
+  expect(seen(true)).toEqual(slotAt("middle", 700));
+  expect(seen(false)).toEqual(slotAt("middle", null));
+});
+
+test("without a cascade both are as they were seen", () => {
+  const [primary, standby] = [primaryView([]), standbyView([])];
+  expect(seenThrough(primary, standby, false)).toEqual({ primary, standby });
+  const unknown = { ...primary, upstream: { target: "m:1", why: "refused" } };
+  expect(seenThrough(unknown, standby, false)).toEqual({ primary: unknown, standby });
 });
 
 const CASES: [string, Partial<UpstreamView>, Partial<PrimaryView>, string, RegExp][] = [
