@@ -10,7 +10,7 @@ import { isProven, proofNow, provisionOf } from "./proof.ts";
 import { type StandbySlot, slotNamed } from "./slot.ts";
 
 /** One of our own slots, usable: valid and with a position. */
-type Source = StandbySlot & { confirmedFlushLsn: Lsn; restartLsn: Lsn };
+export type Source = StandbySlot & { confirmedFlushLsn: Lsn; restartLsn: Lsn };
 
 export interface DatabaseState {
   oid: number;

@@ -13,6 +13,7 @@ import {
   type Headroom,
   mayTry,
   pluginBackoffKey,
+  type Source,
   take,
   whyHopeless,
 } from "./plan-guard.ts";
@@ -73,11 +74,8 @@ function decideUnloaded(
   const position = slot.confirmedFlushLsn;
   const pending = { slot, verdict: untilRestart(slot, input), ...probeOf(slot, database, input) };
   if (slot.twoPhase || !copiesSlots(input.standby.serverVersionNum)) return pending;
-  const cover = coveredBy(position, database);
-  if (cover === null) return { ...pending, needsHold: position };
-  // where a hold is a temporary slot, it protects nobody
-  if (cover === "hold" && createsOnStandby(input.standby.serverVersionNum))
-    return { ...pending, needsHold: position };
+  const standing = standingByGuards(slot, position, database, input);
+  if (standing === null) return { ...pending, needsHold: position };
   if (!take(headroom))
     return {
       ...pending,
@@ -87,11 +85,7 @@ function decideUnloaded(
         `after a promotion this server would have no free replication slot for it (max_replication_slots = ${input.standby.maxReplicationSlots}): raise it here and restart it`,
       ),
     };
-  const [guard, provision] =
-    cover === "guard" ? [database.guard, database.provision] : [database.hold, database.holdProvision];
-  if (!guard) return pending;
-  const verdict = pluginUnproven(slot.plugin, input) ?? guardedBy(guard, provision, slot, position, input);
-  return { ...pending, verdict, relies: position };
+  return { ...pending, verdict: pluginUnproven(slot.plugin, input) ?? standing, relies: position };
 }
 
 /** Bytes that one statement decodes at the most, so that a slot far behind moves in steps that end in time. */
@@ -278,15 +272,9 @@ function guardedMeanwhile(
   input: PlanInput,
   { free }: Headroom,
 ): Partial<SlotDecision> {
-  const { serverVersionNum } = input.standby;
-  if (!database || slot.twoPhase || !copiesSlots(serverVersionNum)) return {};
-  const cover = coveredBy(confirmed, database);
-  // where a hold is a temporary slot, it protects nobody
-  if (cover === null || (cover === "hold" && createsOnStandby(serverVersionNum))) return {};
-  const [guard, provision] =
-    cover === "guard" ? [database.guard, database.provision] : [database.hold, database.holdProvision];
-  if (!guard || pluginUnproven(slot.plugin, input)) return {};
-  const verdict = guardedBy(guard, provision, slot, confirmed, input);
+  if (!database || slot.twoPhase || !copiesSlots(input.standby.serverVersionNum)) return {};
+  if (pluginUnproven(slot.plugin, input)) return {};
+  const verdict = standingByGuards(slot, confirmed, database, input);
   if (verdict !== GUARDED) return {};
   // dropped it leaves room for itself, and not for the working copy that it is made out of
   return free < 0 ? { relies: confirmed } : { verdict, relies: confirmed };
@@ -399,6 +387,27 @@ function decideMissing(
   return { ...decision, relies: position };
 }
 
+/**
+ * How a slot stands by the guards that outlive this process and reach back to its position (G2); null when none does. The fresh one comes
+ * first; where that one is in doubt, the low one behind it serves as well, and waits for the slot (G1), as the finishing step does it.
+ */
+function standingByGuards(
+  slot: PrimarySlot,
+  position: Lsn,
+  database: DatabaseState,
+  input: PlanInput,
+): Verdict | null {
+  const { guard, maxTarget, provision, hold, holdMaxTarget, holdProvision } = database;
+  const fresh = reaches(guard, maxTarget, position)
+    ? guardedBy(guard, provision, slot, position, input)
+    : null;
+  // where a hold is a temporary slot, it protects nobody
+  if (createsOnStandby(input.standby.serverVersionNum)) return fresh;
+  if (fresh === GUARDED || !reaches(hold, holdMaxTarget, position)) return fresh;
+  const low = guardedBy(hold, holdProvision, slot, position, input);
+  return low === GUARDED ? low : (fresh ?? low);
+}
+
 /** How a slot stands that is copied out of `guard` when it is needed. */
 function guardedBy(
   guard: StandbySlot,
@@ -450,9 +459,12 @@ function probeOf(
 /** G2: which of our slots lies at or behind the position. A hold that dies with our session serves for making slots only. */
 function coveredBy(position: Lsn, state: DatabaseState): "guard" | "hold" | null {
   const { guard, hold, maxTarget, holdMaxTarget } = state;
-  if (guard && maxLsn(guard.confirmedFlushLsn, maxTarget) <= position) return "guard";
-  if (hold && maxLsn(hold.confirmedFlushLsn, holdMaxTarget) <= position) return "hold";
-  return null;
+  if (reaches(guard, maxTarget, position)) return "guard";
+  return reaches(hold, holdMaxTarget, position) ? "hold" : null;
+}
+
+function reaches(source: Source | null, maxTarget: Lsn, position: Lsn): source is Source {
+  return source !== null && maxLsn(source.confirmedFlushLsn, maxTarget) <= position;
 }
 
 function uncovered(

@@ -193,6 +193,45 @@ describeEach(FILE_MAJORS, fileMajors(), (major) => {
   );
 });
 
+describeEach(
+  [11],
+  fileMajors().filter((major) => major === 11),
+  (major) => {
+    test("a slot whose creation took over another's snapshot is not ready by its file alone, and gone after a failover; called ready it would have lost rows (I2 e, I6)", async () => {
+      const cluster = await startCluster({ major, standbys: 2 });
+      const { primary, standby, standbys } = cluster;
+      const naive = standbys[1] as PgServer;
+      const { open } = await makeTorn(primary);
+      await open.commit();
+      await primary.query("insert into written values (5)");
+      await copySlotFolder(primary, naive, "torn");
+
+      const sidecar = await startSidecar(standby, {
+        selection: { include: [{ name: "torn" }], exclude: [] },
+      });
+      await untilStaged(sidecar, "torn");
+      await standby.restart();
+      await untilReason(sidecar, "torn", "no_consistent_snapshot");
+      expect(await checkLine(standby, sidecar)).toMatch(/^1 not ready: .*no_consistent_snapshot/);
+
+      await waitForReplay(primary, naive);
+      naive.promote();
+      await naive.waitPromoted();
+      const rows = await naive.query<{ id: string }>("select id from written order by id");
+      expect(rows.map(({ id }) => Number(id))).toEqual([1, 2, 3, 4, 5]);
+      expect(insertedIds(await peek(naive, "torn"), "written"), "the state file alone").not.toContain(4);
+
+      const { finish } = await failOver(cluster, sidecar);
+      expect(sidecar.history.filter((status) => isReady(status, "torn"))).toEqual([]);
+      expect(finish?.slots).toMatchObject([{ name: "torn", outcome: "dropped" }]);
+      expect((await slotsOf(standby)).has("torn")).toBe(false);
+      // not before: to read it may move it to where its file would be enough
+      await primary.start();
+      expect(insertedIds(await peek(primary, "torn"), "written")).toContain(4);
+    });
+  },
+);
+
 function isReady({ slots }: Status, name: string): boolean {
   return slots.some((slot) => slot.name === name && ["synced", "guarded"].includes(slot.protection));
 }
@@ -231,6 +270,44 @@ async function makeGap(
   expect(restart, "transaction 1 had not ended").toBeLessThan(after);
   expect(existsSync(snapshotPath(primary, restart)), `a snapshot for ${formatLsn(restart)}`).toBe(true);
   return { open, restart };
+}
+
+/**
+ * Makes slot "torn" as a creation can come out that other readers disturb (mended in 12.20, 13.16, 14.13, 15.8): it begins while
+ * transaction 1 runs, and takes the snapshot that the reading of "other" has serialized further on, with transaction 3 open across that.
+ */
+async function makeTorn(primary: PgServer): Promise<{ open: Awaited<ReturnType<typeof openTransaction>> }> {
+  await primary.query("create table written (id bigint primary key)");
+  await primary.query("create table locked ()");
+  await createLogicalSlot(primary, "other");
+  // its lock is logged before the transactions that run: no snapshot will ever be that of where the slot begins
+  const ended = await openTransaction(
+    primary,
+    "lock table locked in access exclusive mode; insert into written values (1)",
+  );
+  const creation = createLogicalSlot(primary, "torn");
+  await eventually(
+    async () => {
+      const [row] = await primary.query<{ waits: boolean }>(
+        `select pg_catalog.count(*) > 0 as waits from pg_catalog.pg_stat_activity
+          where query like '%pg_create_logical_replication_slot%' and wait_event = 'transactionid'`,
+      );
+      return row?.waits;
+    },
+    { what: "the creation to wait for transaction 1" },
+  );
+  const open = await openTransaction(primary, "insert into written values (2), (3)");
+  await primary.query("checkpoint");
+  const snapshot = await walPosition(primary);
+  await readSlot(primary, "other");
+  await ended.commit();
+  await creation;
+  await primary.query("insert into written values (4)");
+  const torn = (await slotsOf(primary)).get("torn");
+  const restart = parseLsn(torn?.restart ?? "");
+  expect(existsSync(snapshotPath(primary, restart)), `a snapshot for ${formatLsn(restart)}`).toBe(false);
+  expect(parseLsn(torn?.confirmed ?? ""), "it took the snapshot over").toBeLessThanOrEqual(snapshot);
+  return { open };
 }
 
 async function walPosition(primary: PgServer): Promise<Lsn> {
