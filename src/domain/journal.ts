@@ -133,6 +133,8 @@ export interface JournalState {
   feedbackXid: Xid | null;
   /** The standby's `feedbackSession` since then. */
   feedbackSession: string | null;
+  /** The process on the primary that has served that session, or null while none is known for certain. */
+  feedbackWalsender: number | null;
   /** Until when the primary was seen to have written nothing since `observedAt`, so that what was observed still held; ms. */
   quietUntil: number;
   /** Since when the primary has not answered, or null. */
@@ -170,6 +172,7 @@ export function emptyJournal(instanceId: string): JournalState {
     feedbackSince: null,
     feedbackXid: null,
     feedbackSession: null,
+    feedbackWalsender: null,
     quietUntil: 0,
     primaryLostAt: null,
     life: null,

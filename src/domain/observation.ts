@@ -27,6 +27,8 @@ export interface UpstreamUnknown {
 export interface PhysicalSlot {
   name: string;
   active: boolean;
+  /** The process that serves it; left out where it takes more than one to reach us. */
+  walsender?: number | null;
   catalogXmin: Xid | null;
 }
 

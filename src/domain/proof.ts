@@ -29,6 +29,8 @@ export interface Feedback {
   /** What was removed before had been deleted by older transactions. */
   xid: Xid;
   session: string;
+  /** The process that serves it on the primary, once that is certain. */
+  walsender: number | null;
   /** False when it begins with this look: proofs of before do not count any more. */
   kept: boolean;
 }
@@ -36,15 +38,21 @@ export interface Feedback {
 /** The feedback as it stands now, or null while it does not hold. Any sign that it may have been interrupted makes it begin anew. */
 export function feedbackNow({ primary, standby, journal }: Seen): Feedback | null {
   if (!standby.hotStandbyFeedback || (primary.physicalSlot?.catalogXmin ?? null) === null) return null;
-  const { feedbackSince: since, feedbackXid: xid, feedbackSession: session } = journal;
-  // without a walreceiver nothing reaches the primary, and what it holds stays; the next one begins anew
-  const goesOn = session === standby.feedbackSession || !standby.streaming;
+  const { feedbackSince: since, feedbackXid: xid, feedbackSession: session, feedbackWalsender } = journal;
+  const walsender = primary.physicalSlot?.walsender ?? null;
+  // The primary was asked first. A walreceiver that has ended since, as it does when the primary dies, has held all the rows until
+  // then if its walsender was still there; without that, others may have come and gone unseen, and the physical slot with them.
+  const goesOn = standby.streaming
+    ? session === standby.feedbackSession
+    : walsender !== null && walsender === feedbackWalsender;
   if (since !== null && xid !== null && session !== null && goesOn)
-    return { since, xid, session, kept: true };
+    return { since, xid, session, walsender, kept: true };
+  // the walsender may be that of the session before
   return {
     since: primary.walLsn,
     xid: primary.oldestXid,
     session: standby.feedbackSession,
+    walsender: null,
     kept: false,
   };
 }

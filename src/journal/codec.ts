@@ -100,6 +100,7 @@ function encodeBody(state: JournalState): EncodedBody {
     feedbackSince: lsnText(state.feedbackSince),
     feedbackXid: state.feedbackXid,
     feedbackSession: state.feedbackSession,
+    feedbackWalsender: state.feedbackWalsender,
     quietUntil: finite(state.quietUntil),
     primaryLostAt: finiteOrNull(state.primaryLostAt),
     life: state.life && {

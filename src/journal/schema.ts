@@ -189,6 +189,7 @@ export const bodySchema = z.strictObject({
   feedbackSince: lsn.nullable(),
   feedbackXid: xid.nullable().default(null),
   feedbackSession: z.string().nullable().default(null),
+  feedbackWalsender: count.nullable().default(null),
   quietUntil: time,
   primaryLostAt: time.nullable(),
   life: life.nullable().default(null),

@@ -103,6 +103,7 @@ function viewOf(session: PgSession, physicalSlot: string, seen: Poll, failure: s
       ? {
           name: physical.name,
           active: physical.active,
+          walsender: physical.active_pid,
           // what it holds since a moment ago, it may not have held when the rest was read
           catalogXmin:
             physical.catalog_xmin === null || !feedback.holds_rows ? null : parseXid(physical.catalog_xmin),

@@ -160,6 +160,7 @@ const journal: fc.Arbitrary<JournalState> = fc.record(
     feedbackSince: orNull(lsn),
     feedbackXid: orNull(oid),
     feedbackSession: orNull(text),
+    feedbackWalsender: orNull(fc.nat()),
     quietUntil: time,
     primaryLostAt: orNull(time),
     life: orNull(

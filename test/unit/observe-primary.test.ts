@@ -38,7 +38,7 @@ async function poll(holdsRows: boolean) {
 
 test("the feedback is asked for before what is held against it, and counts only if it was there by then (I4)", async () => {
   const { view, sent } = await poll(true);
-  expect(view.physicalSlot).toEqual({ name: "standby1", active: true, catalogXmin: 700 });
+  expect(view.physicalSlot).toEqual({ name: "standby1", active: true, walsender: 1, catalogXmin: 700 });
   const order = ["holds_rows", "AS wal_lsn", "AS oldest_xid", "FROM pg_catalog.pg_replication_slots\n"];
   expect(order.map((part) => sent.indexOf(part)).toSorted((a, b) => a - b)).toEqual(
     order.map((part) => sent.indexOf(part)),
@@ -46,6 +46,7 @@ test("the feedback is asked for before what is held against it, and counts only 
   expect((await poll(false)).view.physicalSlot).toEqual({
     name: "standby1",
     active: true,
+    walsender: 1,
     catalogXmin: null,
   });
 });

@@ -73,6 +73,7 @@ function journal(records: SlotRecord[], more: Partial<JournalState> = {}): Journ
     feedbackSince: lsn(900),
     feedbackXid: 600 as Xid,
     feedbackSession: "s",
+    feedbackWalsender: 4_711,
     guards: {
       5: { name: GUARD, database: "app", databaseOid: 5, state: "owned", maxTarget: null, ...SQL_MADE },
     },
@@ -117,7 +118,7 @@ function primary(slots: LogicalSlot[], more: Partial<PrimaryView> = {}): Primary
     walLevel: "logical",
     serverVersionNum: 160_014,
     walLsn: lsn(1_000),
-    physicalSlot: { name: "standby1", active: true, catalogXmin: 690 as Xid },
+    physicalSlot: { name: "standby1", active: true, walsender: 4_711, catalogXmin: 690 as Xid },
     slots,
     registry: { kind: "absent", database: "postgres" },
     maySnapshot: true,
@@ -218,7 +219,7 @@ describe("while both servers answer", () => {
 
   test("7. until the feedback holds the catalog rows on the primary, nothing is ready (I4)", () => {
     for (const catalogXmin of [null, 701 as Xid]) {
-      const physicalSlot = { name: "standby1", active: true, catalogXmin };
+      const physicalSlot = { name: "standby1", active: true, walsender: 4_711, catalogXmin };
       const said = live(synced, primary([slot("a", 200)], { physicalSlot }));
       expect(said).toEqual({ code: 1, line: expect.stringContaining("catalog_rows_unproven") });
     }

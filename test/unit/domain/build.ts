@@ -97,6 +97,7 @@ export function journalOf(records: SlotRecord[] = [], more: Partial<JournalState
     feedbackSince: lsn(0),
     feedbackXid: 600 as Xid,
     feedbackSession: "s",
+    feedbackWalsender: 4_711,
     guardSerial: 1,
     guards: {
       1: { name: GUARD, database: "db1", databaseOid: 1, state: "owned", maxTarget: null, ...SQL_MADE },
@@ -115,7 +116,7 @@ export function primaryView(slots: LogicalSlot[], more: Partial<PrimaryView> = {
     walLevel: "logical",
     serverVersionNum: 160_014,
     walLsn: lsn(1_000),
-    physicalSlot: { name: "standby1", active: true, catalogXmin: 700 as Xid },
+    physicalSlot: { name: "standby1", active: true, walsender: 4_711, catalogXmin: 700 as Xid },
     slots,
     registry: { kind: "absent", database: "postgres" },
     maySnapshot: true,

@@ -470,6 +470,7 @@ export class FileWorld {
       physicalSlot: physical && {
         name: "standby1",
         active: this.receiver !== null,
+        walsender: this.receiver,
         catalogXmin: physical.xmin === null ? null : this.xid(physical.xmin),
       },
       slots: [...this.primary.values()].map((slot) => this.#shown(slot, slot.invalid)),

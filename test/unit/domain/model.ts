@@ -267,7 +267,7 @@ export class World {
       walLevel: "logical",
       serverVersionNum: 160_014,
       walLsn: this.wal as Lsn,
-      physicalSlot: { name: "standby1", active: true, catalogXmin: XMIN },
+      physicalSlot: { name: "standby1", active: true, walsender: 4_711, catalogXmin: XMIN },
       slots: [...this.primary.values()].map(
         (slot): LogicalSlot => ({
           ...identity(slot),

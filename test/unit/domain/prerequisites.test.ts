@@ -109,7 +109,7 @@ const CASES: Case[] = [
   },
   {
     claim: "14 the physical slot is not in use",
-    primary: { physicalSlot: { name: "standby1", active: false, catalogXmin: null } },
+    primary: { physicalSlot: { name: "standby1", active: false, walsender: null, catalogXmin: null } },
     code: "physical_slot_inactive",
     severity: "stop",
     names: /not streaming/,

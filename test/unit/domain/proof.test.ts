@@ -24,7 +24,7 @@ const ORIGIN: Staged = {
   },
   ...{ snapshot: "kept", pin: PIN, at: NOW, commonUntil: null },
 };
-const PHYSICAL = { name: "standby1", active: true };
+const PHYSICAL = { name: "standby1", active: true, walsender: 4_711 };
 
 interface Seen {
   primary?: Partial<PrimaryView>;
@@ -42,8 +42,9 @@ function seenOf({ primary, standby, journal }: Seen) {
 
 describe("since when the standby's feedback has held catalog rows", () => {
   const NONE = { feedbackSince: null, feedbackXid: null, feedbackSession: null };
-  const ANEW = { since: lsn(1_000), xid: xid(800), session: "s", kept: false };
-  const KEPT = { since: lsn(0), xid: xid(600), session: "s", kept: true };
+  const ANEW = { since: lsn(1_000), xid: xid(800), session: "s", walsender: null, kept: false };
+  const KEPT = { since: lsn(0), xid: xid(600), session: "s", walsender: 4_711, kept: true };
+  const GONE = { ...PHYSICAL, active: false, walsender: null, catalogXmin: xid(700) };
   const anew = (session: string) => ({ ...ANEW, session });
 
   test.each<[claim: string, seen: Seen, expected: ReturnType<typeof feedbackNow>]>([
@@ -60,8 +61,36 @@ describe("since when the standby's feedback has held catalog rows", () => {
     ],
     ["another walreceiver begins it anew", { standby: { feedbackSession: "t" } }, anew("t")],
     [
-      "without a walreceiver what has reached the primary stays",
+      "a walreceiver that has ended since the primary was asked, where its walsender still was, had held all",
       { standby: { feedbackSession: "none", streaming: false } },
+      KEPT,
+    ],
+    [
+      "… not one whose walsender had gone by then: others may have come in between, unseen",
+      { standby: { feedbackSession: "none", streaming: false }, primary: { physicalSlot: GONE } },
+      anew("none"),
+    ],
+    [
+      "… or was another",
+      {
+        standby: { feedbackSession: "none", streaming: false },
+        primary: { physicalSlot: { ...PHYSICAL, catalogXmin: xid(700), walsender: 4_712 } },
+      },
+      anew("none"),
+    ],
+    [
+      "… or was never known for certain",
+      { standby: { feedbackSession: "none", streaming: false }, journal: { feedbackWalsender: null } },
+      anew("none"),
+    ],
+    [
+      "… nor while none comes: what was there at the last look may have come after the one before",
+      { standby: { feedbackSession: "s", streaming: false }, primary: { physicalSlot: GONE } },
+      anew("s"),
+    ],
+    [
+      "the walsender of a session is known once that has been seen twice",
+      { journal: { feedbackWalsender: null } },
       KEPT,
     ],
     [
@@ -182,7 +211,7 @@ const ROWS: RowsCase[] = [
     rows: false,
   },
   {
-    claim: "19 a standby that does not stream for a moment keeps its proof",
+    claim: "19 a standby that has stopped to stream since the primary was asked keeps its proof",
     needs: 550,
     physical: 550,
     before: true,

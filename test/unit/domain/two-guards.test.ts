@@ -159,7 +159,7 @@ const CASES: Case[] = [
 ];
 
 const ORIGIN = {
-  ...{ databaseOid: 1, plugin: "pgoutput", twoPhase: false, snapshot: "none" as const, pin: null },
+  ...{ databaseOid: 1, plugin: "pgoutput", twoPhase: false, snapshot: "unusable" as const, pin: null },
   ...{ restartLsn: lsn(490), confirmedFlushLsn: lsn(500), at: NOW - 1_000 },
 };
 
