@@ -284,7 +284,7 @@ describe("once adopted", () => {
     const primary = primaryView([], {
       timeline: 2,
       serverVersionNum: 130_023,
-      physicalSlot: { name: "standby1", active: true, catalogXmin: physical as Xid },
+      physicalSlot: { name: "standby1", active: true, walsender: 4_711, catalogXmin: physical as Xid },
     });
     const seen = {
       primary,

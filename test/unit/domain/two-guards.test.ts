@@ -159,7 +159,14 @@ const CASES: Case[] = [
 ];
 
 const ORIGIN = {
-  ...{ databaseOid: 1, plugin: "pgoutput", twoPhase: false, snapshot: "unusable" as const, pin: null },
+  ...{
+    databaseOid: 1,
+    plugin: "pgoutput",
+    twoPhase: false,
+    snapshot: "unusable" as const,
+    pin: null,
+    commonUntil: null,
+  },
   ...{ restartLsn: lsn(490), confirmedFlushLsn: lsn(500), at: NOW - 1_000 },
 };
 
@@ -198,7 +205,7 @@ function run({ version = 140_020, fresh, low, position = 500, loaded = false, tw
     standby: standbyView(here, { serverVersionNum: version }),
     chosen: [there],
     journal: journalOf([known], guards),
-    policy: { guardDatabases: "auto", duty: 0.1, provision: "auto", restarts: false },
+    policy: { guardDatabases: "auto", duty: 0.1, provision: "auto", restarts: false, onConflict: "adopt" },
     memory: memory(),
   });
   const verdict = verdicts.get("x");
