@@ -19,9 +19,10 @@ import {
   untilProblem,
   untilStaged,
 } from "../support/steps.ts";
+import { waitForReceipt } from "../support/wal.ts";
 
 /** root → middle → leaf. */
-async function startCascade(major: number) {
+async function startCascade(major: number, several = false) {
   const { primary: root, standbys } = await startCluster({ major, standbys: 2 });
   const [middle, leaf] = standbys as [PgServer, PgServer];
   await followInstead(leaf, middle);
@@ -31,7 +32,7 @@ async function startCascade(major: number) {
   await eventually(async () => (await root.query(dropped)).length === 1, {
     what: "the leaf's slot on the root to be given up",
   });
-  const primary = { dsn: hostsOf(root), patroniUrl: null };
+  const primary = { dsn: several ? hostsOf(root, middle, leaf) : hostsOf(root), patroniUrl: null };
   const sidecar = await startSidecar(leaf, { nap: { minMs: 100, maxMs: 500 }, primary });
   return { root, middle, leaf, sidecar };
 }
@@ -85,5 +86,28 @@ describeEach([13, 16], usedOf([13, 16]), (major) => {
     expect(problems.map(({ message }) => message).join()).toContain("hot_standby_feedback is off there");
     middle.configure({ hot_standby_feedback: true });
     await sidecar.until("the chain to be accepted again", (status) => status.problems.length === 0);
+  });
+});
+
+describeEach([16], usedOf([16]), (major) => {
+  test("when the one between is promoted in the root's place, the leaf is synced on from it, and loses nothing when it is promoted next", async () => {
+    const { root, middle, leaf, sidecar } = await startCascade(major, true);
+    await root.query("create table t (id int)");
+    const beside = await startSidecar(middle, { nap: { minMs: 100, maxMs: 500 } });
+    await syncSlots(beside, root, "kept");
+    await untilAllSynced(sidecar, root);
+    await waitForReceipt(root, leaf);
+    await root.kill();
+    middle.promote();
+    await untilFinished(beside);
+    await middle.query("insert into t values (1)");
+    await confirm(middle, "kept");
+    await middle.query("insert into t values (2)");
+    await untilAllSynced(sidecar, middle);
+    const promised = await promisedStreams({ primary: middle, standby: leaf }, "kept");
+    await middle.kill();
+    leaf.promote();
+    await untilFinished(sidecar);
+    expect(await keptStreams(leaf, ["kept"])).toEqual(promised);
   });
 });

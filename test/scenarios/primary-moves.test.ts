@@ -36,7 +36,7 @@ async function promote(standby: PgServer): Promise<void> {
   await standby.waitPromoted();
 }
 
-describeEach([12, 13], usedOf([12, 13]), (major) => {
+describeEach([11, 13], usedOf([11, 13]), (major) => {
   test("a standby that follows another primary after a failover elsewhere is synced on from that one, without a restart of the sidecar", async () => {
     const { a, b, c } = await startThree(major);
     const sidecar = await startSidecar(c, { nap: SOON });
