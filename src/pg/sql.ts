@@ -93,7 +93,8 @@ ${withRegistry ? READ_REGISTRY : ""}`;
 
 /**
  * One look at the standby. A setting that the role may not see is NULL. `feedback_session` changes with a new walreceiver: between two
- * looks the physical slot may have become another one (I4).
+ * looks the physical slot may have become another one (I4). The walreceiver is read once: one that ends within the look, as it does when
+ * the primary dies, is not taken for a new one.
  */
 export function lookAtStandby(serverVersionNum: number): string {
   const setting = (name: string) =>
@@ -112,17 +113,17 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        ${setting("wal_segment_size")} AS wal_segment_bytes,
        pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text AS replay_lsn,
        pg_catalog.pg_last_wal_receive_lsn()::pg_catalog.text AS receive_lsn,
-       EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver) AS streaming,
-       (SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver) AS received_timeline,
-       (SELECT sender_host FROM pg_catalog.pg_stat_wal_receiver) AS sender_host,
-       (SELECT sender_port FROM pg_catalog.pg_stat_wal_receiver) AS sender_port,
+       receiver.pid IS NOT NULL AS streaming,
+       receiver.received_tli AS received_timeline,
+       receiver.sender_host,
+       receiver.sender_port,
        GREATEST((SELECT c.timeline_id FROM pg_catalog.pg_control_checkpoint() AS c),
                 (SELECT r.min_recovery_end_timeline FROM pg_catalog.pg_control_recovery() AS r)) AS least_timeline,
-       pg_catalog.concat_ws(' ', (SELECT pid FROM pg_catalog.pg_stat_wal_receiver),
-                            pg_catalog.pg_postmaster_start_time()) AS feedback_session,
+       pg_catalog.concat_ws(' ', receiver.pid, pg_catalog.pg_postmaster_start_time()) AS feedback_session,
        pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())::pg_catalog.text AS started_epoch_s,
        pg_catalog.current_setting('port')::pg_catalog.int4 AS port,
-       (SELECT rolsuper OR rolreplication FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) CURRENT_USER) AS may_replicate;
+       (SELECT rolsuper OR rolreplication FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) CURRENT_USER) AS may_replicate
+  FROM (SELECT) AS look LEFT JOIN pg_catalog.pg_stat_wal_receiver AS receiver ON true;
 SELECT ${slotColumns(serverVersionNum)}, ${IN_OWN_USE} FROM pg_catalog.pg_replication_slots;
 ${LIST_DATABASES}`;
 }
@@ -138,8 +139,7 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        (SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()) AS system_identifier,
        pg_catalog.current_setting('hot_standby_feedback') AS hot_standby_feedback,
        ${slotName} AS primary_slot_name,
-       pg_catalog.concat_ws(' ', (SELECT pid FROM pg_catalog.pg_stat_wal_receiver),
-                            pg_catalog.pg_postmaster_start_time()) AS feedback_session,
+       pg_catalog.concat_ws(' ', receiver.pid, pg_catalog.pg_postmaster_start_time()) AS feedback_session,
        s.slot_name::pg_catalog.text AS name, s.active, s.catalog_xmin::pg_catalog.text AS catalog_xmin
   FROM (VALUES (1)) AS one(n)
   LEFT JOIN pg_catalog.pg_replication_slots AS s

@@ -162,7 +162,7 @@ describeEach(FILE_MAJORS, fileMajors(), (major) => {
       const there = await slotsOf(standby);
       for (const slot of finish.slots) {
         const ready = [told, toldLast].some((status) => status !== null && isReady(status, slot.name));
-        const what = `"${slot.name}", ${ready ? "" : "not "}called ready: ${JSON.stringify(slot)}`;
+        const what = `"${slot.name}", ${ready ? "" : "not "}called ready: ${JSON.stringify(slot)}; before: ${lastOf(sidecar.history, slot.name)}`;
         expect(ready && !there.has(slot.name), `${what} is there`).toBe(false);
         if (there.has(slot.name)) {
           const promised = await promisedBy(primary, slot.name, everything);
@@ -332,4 +332,17 @@ async function checkLine(standby: PgServer, { stateDirectory }: TestSidecar): Pr
   const reading = await assess(config, "check", new AbortController().signal, () => {});
   const { code, line } = answer(reading);
   return `${code} ${line}`;
+}
+
+/** How a slot stood in the last looks, for the message of a failure. */
+function lastOf(history: readonly Status[], name: string): string {
+  const stood = history.flatMap(({ observedAt, primaryLostAt, problems, slots }) =>
+    slots
+      .filter((slot) => slot.name === name)
+      .map(({ protection, reason, detail }) => ({
+        ...{ observedAt, primaryLostAt, protection, reason, detail },
+        problems: problems.map(({ code }) => code),
+      })),
+  );
+  return JSON.stringify(stood.slice(-8));
 }
