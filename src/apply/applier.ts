@@ -5,11 +5,12 @@
 import { type Action, isFileAction } from "../domain/action.ts";
 import type { PgSession } from "../pg/session.ts";
 import { CANCEL_BACKEND } from "../pg/sql.ts";
-import type { Outcome } from "./errors.ts";
+import { type Outcome, WrongRoleError } from "./errors.ts";
 import { type FilesContext, runFiles } from "./files.ts";
 import { createGuard } from "./guard.ts";
 import { HoldKeeper } from "./hold.ts";
 import { type LaneContext, runLane } from "./lane.ts";
+import { syncServerSlots } from "./server-sync.ts";
 
 export interface ApplierOptions {
   instanceId: string;
@@ -32,11 +33,13 @@ const HALT_WITHIN_MS = 2_000;
 export class Applier {
   readonly #options: ApplierOptions;
   readonly #sessions = new Map<string, PgSession>();
+  #serverSession: PgSession | null = null;
   readonly #running = new Set<PgSession>();
   readonly #lanes = new Map<number, Promise<void>>();
   readonly #guards = new Map<number, Promise<void>>();
   readonly #holds: HoldKeeper;
   #files: Promise<void> | null = null;
+  #serverSync: Promise<void> | null = null;
   #stop = new AbortController();
 
   constructor(options: ApplierOptions) {
@@ -67,12 +70,41 @@ export class Applier {
     for (const action of actions) {
       if (isFileAction(action)) continue;
       if (action.kind === "create_guard") this.#startGuard(action);
+      else if (action.kind === "sync_slots") this.#startServerSync(action);
       else byDatabase.set(action.databaseOid, [...(byDatabase.get(action.databaseOid) ?? []), action]);
     }
     for (const [oid, list] of byDatabase) this.#startLane(oid, list);
-    const files = this.#files ? [this.#files] : [];
-    if (this.#lanes.size + files.length > 0)
-      await within(PATIENCE_MS, Promise.all([...this.#lanes.values(), ...files]));
+    const lanes = [...this.#lanes.values(), ...this.#besideLanes()];
+    if (lanes.length > 0) await within(PATIENCE_MS, Promise.all(lanes));
+  }
+
+  #besideLanes(): Promise<void>[] {
+    return [this.#files, this.#serverSync].filter((running) => running !== null);
+  }
+
+  #startServerSync(action: Extract<Action, { kind: "sync_slots" }>): void {
+    if (this.#serverSync !== null) return;
+    this.#serverSync = this.#callServerSync(action.database)
+      .then(
+        () => this.#report({ action, error: null }),
+        (error: unknown) => this.#report({ action, error }),
+      )
+      .finally(() => {
+        this.#serverSync = null;
+      });
+  }
+
+  async #callServerSync(database: string): Promise<void> {
+    const known = this.#serverSession;
+    const session = known?.usable ? known : await this.#options.open(database, "server sync", false);
+    this.#serverSession = session;
+    if (this.#stop.signal.aborted) throw new WrongRoleError("syncing has been halted");
+    this.#running.add(session);
+    try {
+      await syncServerSlots(session);
+    } finally {
+      this.#running.delete(session);
+    }
   }
 
   #startFiles(actions: readonly Action[]): void {
@@ -139,11 +171,7 @@ export class Applier {
    */
   async halt(control: PgSession): Promise<void> {
     this.#stop.abort();
-    const inFlight = [
-      ...this.#lanes.values(),
-      ...this.#guards.values(),
-      ...(this.#files ? [this.#files] : []),
-    ];
+    const inFlight = [...this.#lanes.values(), ...this.#guards.values(), ...this.#besideLanes()];
     if (inFlight.length === 0) return;
     const pids = [...this.#sessions.values(), ...this.#running].map((session) => session.backendPid);
     for (const pid of pids) await control.query(CANCEL_BACKEND, [pid]).catch(() => {});
@@ -153,10 +181,12 @@ export class Applier {
   /** Ends every session, and with them every temporary slot. The applier can be used again afterwards. */
   async close(): Promise<void> {
     this.#stop.abort();
-    const sessions = [...this.#sessions.values(), ...this.#running];
+    const own = this.#serverSession ? [this.#serverSession] : [];
+    const sessions = new Set([...this.#sessions.values(), ...this.#running, ...own]);
     this.#sessions.clear();
-    await Promise.all([...sessions.map((session) => session.close()), this.#holds.releaseAll()]);
-    await Promise.all([...this.#lanes.values(), ...this.#guards.values(), this.#files]);
+    this.#serverSession = null;
+    await Promise.all([...[...sessions].map((session) => session.close()), this.#holds.releaseAll()]);
+    await Promise.all([...this.#lanes.values(), ...this.#guards.values(), ...this.#besideLanes()]);
     this.#stop = new AbortController();
   }
 }

@@ -144,6 +144,7 @@ async function runOne(
     case "stage":
     case "unstage":
     case "complete":
+    case "sync_slots":
       throw new Error(`"${action.kind}" does not run in a database's lane`);
     default:
       return assertNever(action);

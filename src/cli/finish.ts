@@ -164,6 +164,7 @@ async function finishHolding({ lock, journal }: HeldState, context: Context): Pr
       return await finishOnce({
         control,
         open: (database) => link.open(database, "finish", true),
+        openReplication: () => link.openReplication("flag"),
         connections: config.finish.connections,
         directory: config.standby.dataDirectory ?? null,
         journal: journal.state,

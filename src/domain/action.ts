@@ -74,6 +74,8 @@ export type Action =
     }
   /** Drop a slot we made for ourselves. */
   | { kind: "drop_leftover"; slot: string; database: string; databaseOid: number }
+  /** One pass of the server's own slot sync (17+), over all databases; `state` is how the slots stood. */
+  | { kind: "sync_slots"; database: string; databaseOid: number; state: string }
   /**
    * Put a slot file in place that the standby loads at its next start: the one of the primary's slot `source`, or for a guard where
    * the primary has none, that of a new temporary one.
@@ -135,6 +137,8 @@ export function describeAction(action: Action): string {
       return `adopt slot "${action.slot}" at ${formatLsn(action.at)}, which is left from when this node was the primary`;
     case "drop_leftover":
       return `drop leftover slot "${action.slot}"`;
+    case "sync_slots":
+      return "let the server sync the slots that are flagged to survive a failover";
     case "stage":
       return `stage ${action.guard ? "guard" : "slot"} "${action.slot}" for the next start of this standby${action.again ? ", anew" : ""}`;
     case "unstage":

@@ -197,6 +197,7 @@ function memoryFrom(journal: JournalState, now: number): Memory {
     backoff,
     busyDatabases: new Set(),
     creatingGuards: new Set(),
+    serverSync: null,
     guardAdvancedAt: new Map(),
     restUntil: new Map(),
     filesBusy: false,
@@ -235,7 +236,7 @@ function asPrimarySlot(record: SlotRecord): PrimarySlot {
     confirmedFlushLsn: record.primaryConfirmedFlushLsn,
     catalogXmin: null,
     invalidation: record.primaryInvalidation,
-    failover: false,
+    failover: record.failover,
     synced: false,
   };
 }

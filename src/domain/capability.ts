@@ -10,6 +10,11 @@ export function copiesSlots(serverVersionNum: number): boolean {
   return serverVersionNum >= 120_000;
 }
 
+/** The server syncs slots that are flagged `failover` by itself, by its worker or by `pg_sync_replication_slots()`. */
+export function syncsByServer(serverVersionNum: number): boolean {
+  return serverVersionNum >= 170_000;
+}
+
 /** The server itself gives up a logical slot on a standby that lost catalog rows (I4); before, nobody tells. */
 export function tellsRowsRemoved(serverVersionNum: number): boolean {
   return serverVersionNum >= 160_000;

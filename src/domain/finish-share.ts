@@ -18,8 +18,10 @@ export function shareDecodes(
   sourceOf: (databaseOid: number, to: Lsn) => { name: string; restart: Lsn } | null,
 ): FinishStep[] {
   const groups = groupBy(
-    // G5: a copy is never two_phase
-    steps.filter((step): step is Advance => step.kind === "advance" && !step.record.twoPhase),
+    // G5: a copy is never two_phase, nor flagged to survive the next failover
+    steps.filter(
+      (step): step is Advance => step.kind === "advance" && !step.record.twoPhase && !step.record.failover,
+    ),
     (step) => `${step.record.databaseOid} ${step.to}`,
   );
   const shared = new Map<FinishStep, FinishStep>();

@@ -7,7 +7,7 @@ import { shareDecodes } from "./finish-share.ts";
 import type { JournalState, Proof, SlotRecord } from "./journal.ts";
 import { bytesBetween, formatLsn, type Lsn, minLsn } from "./lsn.ts";
 import { holdName } from "./names.ts";
-import { isOurs, originalOf, whyUnsafe } from "./ownership.ts";
+import { isOurs, isServed, originalOf, whyUnsafe } from "./ownership.ts";
 import { provisionOf } from "./proof.ts";
 import { isFailoverReady } from "./protection.ts";
 import { type StandbySlot, sameIdentity, slotNamed } from "./slot.ts";
@@ -94,6 +94,7 @@ function finishSlot(record: SlotRecord, input: FinishInput): FinishStep {
     return record.obsolete
       ? none(record, "it was no failover slot any more")
       : materialise(record, input, null);
+  if (isServed(local)) return finishServed(record, local, input);
   if (!isOurs(local, record) || local.confirmedFlushLsn === null) return leaveForeign(record, local);
   const confirmed = record.primaryConfirmedFlushLsn;
   const unsafe = record.obsolete
@@ -115,6 +116,51 @@ function finishSlot(record: SlotRecord, input: FinishInput): FinishStep {
   const to = minLsn(confirmed, input.endOfWal);
   if (local.confirmedFlushLsn >= to) return { kind: "keep", record, position: local.confirmedFlushLsn };
   return { kind: "advance", record, restart: local.restartLsn ?? local.confirmedFlushLsn, to };
+}
+
+/**
+ * The server's own synced slot (17+), an ordinary one since the promotion. It may have come further than when it was last seen, by the
+ * server's hand: then its subscriber has confirmed that. One that was seen ahead of the primary's would skip changes (I1).
+ */
+function finishServed(record: SlotRecord, local: StandbySlot, input: FinishInput): FinishStep {
+  const position = local.confirmedFlushLsn;
+  const confirmed = record.primaryConfirmedFlushLsn;
+  const leave = (outcome: "in_use" | "not_ours", why: string): FinishStep => ({
+    kind: "leave",
+    record,
+    outcome,
+    position,
+    why,
+  });
+  if (record.obsolete) return leave("not_ours", "it was no failover slot any more; the server has kept it");
+  const unsafe = whyServedUnsafe(record, local);
+  if (local.activePid !== null)
+    return leave(
+      "in_use",
+      `process ${local.activePid} is reading it already; ${unsafe ? `CHANGES MAY BE SKIPPED, for ${unsafe}` : "it may receive changes again that it has confirmed"}`,
+    );
+  if (unsafe || confirmed === null || position === null) {
+    const why = unsafe ?? "the old primary's slot was being made anew";
+    const step = materialise(record, input, why);
+    return step.kind === "materialise" ? step : { kind: "drop", record, why };
+  }
+  if (record.protection === "guarded") {
+    const step = materialise(record, input, "a guard was what protected it");
+    if (step.kind === "materialise") return step;
+  }
+  const to = minLsn(confirmed, input.endOfWal);
+  if (position >= to) return { kind: "keep", record, position };
+  return { kind: "advance", record, restart: local.restartLsn ?? position, to };
+}
+
+function whyServedUnsafe(record: SlotRecord, local: StandbySlot): string | null {
+  const { served, maxTarget, primaryConfirmedFlushLsn: confirmed } = record;
+  const lastSeen = served && maxTarget !== null ? maxTarget : null;
+  return whyUnsafe(originalOf(record), {
+    ...local,
+    // what the server has done since is right: only where it stood when both were seen tells whether it is ahead
+    confirmedFlushLsn: lastSeen !== null && confirmed !== null ? lastSeen : confirmed,
+  });
 }
 
 /** I2–I4: one that was loaded from its file, and never proven to lack nothing. */

@@ -15,7 +15,7 @@ import {
 } from "./journal.ts";
 import { type Lsn, maxLsn } from "./lsn.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
-import { isBornAs, isOurs } from "./ownership.ts";
+import { isBornAs, isOurs, isServed } from "./ownership.ts";
 import type { Plan } from "./plan.ts";
 import { attemptIn } from "./plan-stage.ts";
 import { feedbackNow, type Original, proofNow, provisionOf } from "./proof.ts";
@@ -86,7 +86,8 @@ function noteSlot(
     plugin: slot.plugin,
     twoPhase: slot.twoPhase,
     chosenBy: slot.chosenBy ?? [],
-    ...settle(known, slot.invalidation === null ? slot : null, seen, journal),
+    failover: slot.failover,
+    ...settle(slot.name, known, slot.invalidation === null ? slot : null, seen, journal),
     primaryConfirmedFlushLsn: slot.confirmedFlushLsn,
     primaryRestartLsn: slot.restartLsn,
     primaryInvalidation: slot.invalidation,
@@ -102,7 +103,8 @@ function noteSlot(
   return withVerdict(record, known, seen);
 }
 
-type Ownership = Pick<SlotRecord, "state" | "ours" | "births" | "maxTarget" | "dropping"> & Provision;
+type Ownership = Pick<SlotRecord, "state" | "served" | "ours" | "births" | "maxTarget" | "dropping"> &
+  Provision;
 
 /** A copy on its way that has not come in this time will not. */
 const STATEMENTS_END_WITHIN_MS = 600_000;
@@ -112,15 +114,17 @@ const STATEMENTS_END_WITHIN_MS = 600_000;
  * that is on its way not before its time is up: a killed sidecar's statement may end after its successor has looked.
  */
 function settle(
+  name: string,
   known: SlotRecord | undefined,
   original: Original | null,
   seen: Observed,
   journal: JournalState,
 ): Ownership {
-  if (!known)
-    return { state: "seen", ours: null, births: [], maxTarget: null, dropping: false, ...UNPROVISIONED };
+  const local = slotNamed(seen.standby.slots, name);
+  if (local && isServed(local)) return servedNow(local, known?.births ?? []);
+  // the server's own has gone: whatever is here now is not that
+  if (!known || known.served) return { ...NOT_HERE, births: known?.births ?? [] };
   const { state, ours, maxTarget, dropping, staged, origin, proof } = known;
-  const local = slotNamed(seen.standby.slots, known.name);
   const arrived = known.births.filter((birth) => local !== undefined && isBornAs(local, birth));
   // of two that were sent to one position only one has come: the other may, after this one has been dropped
   const settled = arrived.length === 1 ? arrived : [];
@@ -132,6 +136,7 @@ function settle(
     const stays = state === "owned" && isOurs(local, { ...known, births: [], staged: [] });
     return {
       state: "owned",
+      served: false,
       ours: { databaseOid, plugin, twoPhase },
       births,
       maxTarget: furthest(stays ? maxTarget : null, confirmedFlushLsn),
@@ -141,16 +146,32 @@ function settle(
   }
   const atWork = state === "owned" && ours !== null && seen.busy.has(ours.databaseOid);
   if (state === "owned" && (local || atWork))
-    return { state, ours, births, maxTarget, dropping, staged, origin, proof };
+    return { state, served: false, ours, births, maxTarget, dropping, staged, origin, proof };
   const left = births.length > 0 ? "creating" : "seen";
+  return { ...NOT_HERE, state: left, births, staged: stillStaged(known, seen) };
+}
+
+const NOT_HERE: Ownership = {
+  state: "seen",
+  served: false,
+  ours: null,
+  births: [],
+  maxTarget: null,
+  dropping: false,
+  ...UNPROVISIONED,
+};
+
+/** The server has seen to the start, the WAL and the rows of what it has synced, and says when it gives it up. */
+function servedNow(local: StandbySlot, births: readonly Birth[]): Ownership {
+  const { databaseOid, plugin, twoPhase, confirmedFlushLsn } = local;
   return {
-    state: left,
-    ours: null,
+    ...NOT_HERE,
+    state: "owned",
+    served: true,
+    ours: { databaseOid, plugin, twoPhase },
     births,
-    maxTarget: null,
-    dropping: false,
-    ...UNPROVISIONED,
-    staged: stillStaged(known, seen),
+    maxTarget: confirmedFlushLsn,
+    proof: PROVEN,
   };
 }
 
@@ -182,7 +203,7 @@ function stillStaged(
 
 function noteAbsent(record: SlotRecord, seen: Observed, journal: JournalState): SlotRecord | null {
   const spared = seen.plan.spared.has(record.name);
-  const ownership = settle(record, null, seen, journal);
+  const ownership = settle(record.name, record, null, seen, journal);
   const local = slotNamed(seen.standby.slots, record.name);
   const foreign = local !== undefined && !isOurs(local, record);
   const nothingLeft =
@@ -279,6 +300,7 @@ export function noteIntents(journal: JournalState, actions: readonly Action[]): 
       case "create_hold":
       case "release_hold":
       case "probe_plugin":
+      case "sync_slots":
         break;
       default:
         assertNever(action);
@@ -445,6 +467,7 @@ export function noteDone(journal: JournalState, action: Action): JournalState {
     case "advance_guard":
     case "create_hold":
     case "release_hold":
+    case "sync_slots":
       return next;
     default:
       return assertNever(action);
@@ -460,11 +483,11 @@ function leavesNoTrace(journal: JournalState, action: Action): boolean {
     case "probe_plugin":
       return journal.plugins.includes(action.plugin);
     default:
-      return (
-        action.kind === "advance_guard" || action.kind === "create_hold" || action.kind === "release_hold"
-      );
+      return UNTRACED.includes(action.kind);
   }
 }
+
+const UNTRACED: readonly Action["kind"][] = ["advance_guard", "create_hold", "release_hold", "sync_slots"];
 
 /** What guards are made with: it has loaded when one is there. */
 const GUARD_PLUGIN = "pgoutput";
@@ -579,6 +602,7 @@ export function noteFinish(
       update(next, step.record.name, ({ databaseOid, plugin }) => ({
         state: "owned",
         ours: { databaseOid, plugin, twoPhase: false },
+        served: false,
         births: [],
         maxTarget: step.to,
         staged: [],

@@ -86,6 +86,10 @@ export interface SlotRecord extends SlotIdentity, Provision {
   /** What made it a failover slot when the primary was last seen. */
   chosenBy: readonly string[];
   state: "seen" | "creating" | "owned";
+  /** 17+: the primary's slot is flagged to survive a failover: the server syncs it itself, and a copy is flagged again. */
+  failover: boolean;
+  /** The slot here is the server's own synced one, which we never touch while this is a standby; `maxTarget` is where it stood. */
+  served: boolean;
   /** What our slot here is, which differs from the primary's when that was recreated (I5); null while there is none. */
   ours: SlotIdentity | null;
   /** Copies of ours that may yet appear under its name, also in the place of one that is here. */

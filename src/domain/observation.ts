@@ -117,6 +117,8 @@ export interface StandbyView {
   databases: readonly { oid: number; name: string }[];
   /** 17+: whether the server syncs slots by itself (`sync_replication_slots`). */
   syncsSlots: boolean;
+  /** Whether `primary_conninfo` names a database, without which the server syncs none (17+); null when that is not seen. */
+  conninfoHasDatabase: boolean | null;
   /** Whether the role may manage replication slots. */
   mayReplicate: boolean;
   /** Changes whenever the standby's feedback may have been interrupted: a new walreceiver, another physical slot (I4). */

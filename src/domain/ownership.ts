@@ -6,14 +6,20 @@ import { type SlotIdentity, type StandbySlot, sameIdentity } from "./slot.ts";
 /**
  * True when the journal proves that this slot on the standby is ours (I7): recorded, the same database, plugin and two_phase,
  * and nowhere beyond the furthest position we ever moved it to. A slot that somebody made anew or consumed under the name
- * stands beyond it. Cut off between the intent and its outcome, it is ours at the very position at which it was to be born.
+ * stands beyond it. What the server has synced by itself (17+) is never ours. Cut off between the intent and its outcome, it is ours at the very position at which it was to be born.
  */
 export function isOurs(local: StandbySlot, record: SlotRecord | undefined): boolean {
-  if (!record || local.temporary || local.confirmedFlushLsn === null) return false;
+  if (!record || local.temporary || local.synced || local.confirmedFlushLsn === null) return false;
   if (record.births.some((birth) => isBornAs(local, birth))) return true;
   if (record.staged.some((staged) => isLoadedFrom(local, staged))) return true;
-  if (record.state !== "owned" || record.ours === null || !sameIdentity(local, record.ours)) return false;
+  if (record.state !== "owned" || record.served || record.ours === null || !sameIdentity(local, record.ours))
+    return false;
   return record.maxTarget !== null && local.confirmedFlushLsn <= record.maxTarget;
+}
+
+/** True for a slot that the server itself keeps up with the primary's (17+): nobody can use or drop it while this is a standby. */
+export function isServed(local: StandbySlot): boolean {
+  return local.synced && !local.temporary && local.confirmedFlushLsn !== null;
 }
 
 /** True when the slot is just where and what that copy of ours was to be. */

@@ -94,7 +94,11 @@ const LARGEST_STEP = 4n * 1024n ** 3n;
 type Placed = PrimarySlot & { confirmedFlushLsn: Lsn; restartLsn: Lsn };
 
 /** What keeps a slot from being protected whatever is here. */
-function whyUnfit(slot: PrimarySlot, database: DatabaseState | null, input: PlanInput): SlotDecision | null {
+export function whyUnfit(
+  slot: PrimarySlot,
+  database: DatabaseState | null,
+  input: PlanInput,
+): SlotDecision | null {
   if (slot.invalidation !== null)
     return {
       slot,
@@ -409,7 +413,7 @@ function standingByGuards(
 }
 
 /** How a slot stands that is copied out of `guard` when it is needed. */
-function guardedBy(
+export function guardedBy(
   guard: StandbySlot,
   provision: Provision,
   slot: PrimarySlot,
@@ -437,7 +441,7 @@ function isHeldFor(slot: PrimarySlot, input: PlanInput): boolean {
 }
 
 /** Sees whether the plugin loads, unless that is known. */
-function probeOf(
+export function probeOf(
   slot: PrimarySlot,
   database: DatabaseState | null,
   input: PlanInput,
@@ -457,7 +461,7 @@ function probeOf(
 }
 
 /** G2: which of our slots lies at or behind the position. A hold that dies with our session serves for making slots only. */
-function coveredBy(position: Lsn, state: DatabaseState): "guard" | "hold" | null {
+export function coveredBy(position: Lsn, state: DatabaseState): "guard" | "hold" | null {
   const { guard, hold, maxTarget, holdMaxTarget } = state;
   if (reaches(guard, maxTarget, position)) return "guard";
   return reaches(hold, holdMaxTarget, position) ? "hold" : null;
@@ -467,7 +471,7 @@ function reaches(source: Source | null, maxTarget: Lsn, position: Lsn): source i
   return source !== null && maxLsn(source.confirmedFlushLsn, maxTarget) <= position;
 }
 
-function uncovered(
+export function uncovered(
   position: Lsn,
   { guard, hold, name, failure, creating }: DatabaseState,
   headroom: Headroom,

@@ -36,7 +36,8 @@ function usesFiles({ standby, policy }: PlanInput): boolean {
 
 /** Whether a slot comes by its file and not by SQL: before 16 nothing can be made here, and a copy loses `two_phase` (G5). */
 export function comesByFile(slot: PrimarySlot, input: PlanInput): boolean {
-  if (!usesFiles(input)) return false;
+  // 17+: what the server syncs by itself must not come by another way
+  if (!usesFiles(input) || slot.failover) return false;
   return (
     !createsOnStandby(input.standby.serverVersionNum) || input.policy.provision === "file" || slot.twoPhase
   );
@@ -250,7 +251,7 @@ function wantedStages(
       }
   }
   for (const slot of chosen) {
-    if (!isStageable(slot, input) || slotNamed(standby.slots, slot.name)) continue;
+    if (slot.failover || !isStageable(slot, input) || slotNamed(standby.slots, slot.name)) continue;
     if (!comesByFile(slot, input) && isFailoverReady(verdicts.get(slot.name)?.protection ?? "waiting"))
       continue;
     if (!comesByFile(slot, input) && !cannotComeBySql(verdicts.get(slot.name))) continue;

@@ -20,7 +20,8 @@ import {
   planLoadedGuards,
   whyHopeless,
 } from "./plan-guard.ts";
-import { decideSlot, type SlotDecision } from "./plan-slot.ts";
+import { decideFailoverSlot, planServerSync, type ServerSyncMemory } from "./plan-served.ts";
+import type { SlotDecision } from "./plan-slot.ts";
 import { comesByFile, planFiles, stagedNames, untilRestart } from "./plan-stage.ts";
 import { isProven, provisionOf } from "./proof.ts";
 import type { Reason, Verdict } from "./protection.ts";
@@ -58,6 +59,8 @@ export interface Memory {
   busyDatabases: ReadonlySet<number>;
   /** Databases whose guard is being created right now. */
   creatingGuards: ReadonlySet<number>;
+  /** Our last call of the server's own slot sync (17+), or null. */
+  serverSync: ServerSyncMemory | null;
   /** When each guard was last advanced. */
   guardAdvancedAt: ReadonlyMap<string, number>;
   /** Whether something is being done to slot files right now. */
@@ -123,11 +126,11 @@ export function plan(input: PlanInput): Plan {
   const decided = databasesOf(input).map((database) => {
     const state = inspectDatabase(database, standby, journal, memory);
     const slots = input.chosen.filter((slot) => slot.databaseOid === database.oid);
-    return { state, decisions: slots.map((slot) => decideSlot(slot, state, input, headroom)) };
+    return { state, decisions: slots.map((slot) => decideFailoverSlot(slot, state, input, headroom)) };
   });
   const placed = new Set(decided.map(({ state }) => state.oid));
   const homeless = input.chosen.filter((slot) => !placed.has(slot.databaseOid));
-  const stray = homeless.map((slot) => decideSlot(slot, null, input, headroom));
+  const stray = homeless.map((slot) => decideFailoverSlot(slot, null, input, headroom));
   for (const decision of [...decided.flatMap(({ decisions }) => decisions), ...stray]) {
     result.verdicts.set(decision.slot.name, decision.verdict);
     // ours may stand in another database than the primary's slot does now
@@ -138,6 +141,7 @@ export function plan(input: PlanInput): Plan {
   }
   for (const { state, decisions } of decided)
     if (!memory.busyDatabases.has(state.oid)) planDatabase(state, decisions, input, result, headroom);
+  result.actions.push(...planServerSync(input));
   planFilesToo(input, result);
   return result;
 }

@@ -175,6 +175,8 @@ function encodeSlot(record: SlotRecord): EncodedBody["slots"][number] {
     plugin: record.plugin,
     twoPhase: record.twoPhase,
     state: record.state,
+    failover: record.failover,
+    served: record.served,
     ours: record.ours,
     births: record.births.map(({ databaseOid, plugin, at, since }) => ({
       databaseOid: finite(databaseOid),

@@ -114,6 +114,9 @@ const slotFields = z.strictObject({
   plugin: z.string(),
   twoPhase: z.boolean(),
   state: z.enum(["seen", "creating", "owned"]),
+  // journals of before the server's own sync was watched have none of it
+  failover: z.boolean().default(false),
+  served: z.boolean().default(false),
   ours: z.strictObject({ databaseOid: oid, plugin: z.string(), twoPhase: z.boolean() }).nullable(),
   births: z.array(z.strictObject({ databaseOid: oid, plugin: z.string(), at: lsn, since: time })),
   maxTarget: lsn.nullable(),

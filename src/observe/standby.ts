@@ -2,6 +2,7 @@
 import { type Lsn, maxLsn, parseLsnOrNull } from "../domain/lsn.ts";
 import type { FilesView, StandbyView } from "../domain/observation.ts";
 import type { StandbySlot } from "../domain/slot.ts";
+import { parseConnInfo } from "../pg/conninfo.ts";
 import { type SlotRow, toLogicalSlots } from "../pg/rows.ts";
 import type { PgSession } from "../pg/session.ts";
 import { lookAtPromoted, lookAtStandby, STANDBY_PULSE } from "../pg/sql.ts";
@@ -97,12 +98,23 @@ export async function observeStandby(
       leastTimeline: server.least_timeline,
       slots: toLogicalSlots(slots),
       databases: databases.map(({ oid, name }) => ({ oid: Number(oid), name })),
+      conninfoHasDatabase: namesDatabase(recovery ? recovery.primaryConninfo : server.primary_conninfo),
       syncsSlots: server.sync_replication_slots === "on",
       mayReplicate: server.may_replicate ?? false,
       feedbackSession: `${primarySlotName ?? ""} ${server.feedback_session}`,
       files,
     },
   };
+}
+
+/** Null when it cannot be seen or read. */
+function namesDatabase(conninfo: string | null): boolean | null {
+  if (conninfo === null) return null;
+  try {
+    return parseConnInfo(conninfo, {}).database !== undefined;
+  } catch {
+    return null;
+  }
 }
 
 function lookAtFiles(

@@ -234,6 +234,14 @@ SELECT ${WHILE_STANDBY} COALESCE(
       AND r.slot_name OPERATOR(pg_catalog.=) $2 AND r.confirmed_flush_lsn OPERATOR(pg_catalog.=) $5::pg_catalog.pg_lsn),
   '${MOVED}') END AS done`;
 
+/** 17+: one pass of the server's own slot sync. It refuses while the server's worker does it, and where a name is taken. */
+export const SYNC_SLOTS = `SELECT ${WHILE_STANDBY} pg_catalog.pg_sync_replication_slots()::pg_catalog.text END AS done`;
+
+/** A replication command (17+), for a session opened with `replication`: it takes no parameters. */
+export function alterFailover(slot: string, failover: boolean): string {
+  return `ALTER_REPLICATION_SLOT "${slot.replaceAll('"', '""')}" (FAILOVER ${failover})`;
+}
+
 /** $1 backend: ends a statement of ours that a promotion should not wait for. */
 export const CANCEL_BACKEND = "SELECT pg_catalog.pg_cancel_backend($1)";
 

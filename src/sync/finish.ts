@@ -14,15 +14,19 @@ import { formatLsn, type Lsn } from "../domain/lsn.ts";
 import { isGuardOf, workName } from "../domain/names.ts";
 import { isFailoverReady } from "../domain/protection.ts";
 import type { StandbySlot } from "../domain/slot.ts";
+import { slotNamed } from "../domain/slot.ts";
 import { observePromoted } from "../observe/standby.ts";
 import { describeError, isPgError, SQLSTATE } from "../pg/errors.ts";
 import type { PgSession } from "../pg/session.ts";
+import { flagFailover } from "./flag.ts";
 import { unstageAll } from "./unstage.ts";
 
 export interface FinishContext {
   control: PgSession;
   /** Opens a session that may decode for minutes. */
   open: (database: string) => Promise<PgSession>;
+  /** Opens a session that takes replication commands. */
+  openReplication: () => Promise<PgSession>;
   /** Sessions per database. */
   connections: number;
   /** The data directory, where slots may have been staged, or null. */
@@ -55,11 +59,12 @@ async function finishPromotion(context: FinishContext, tookBack: boolean): Promi
   await context.record(noteFinishIntents(journal, steps));
 
   const errors = await runSteps(steps, context);
+  const unflagged = await flagAgain(steps, errors, look.slots, context);
   const failedDatabases = new Set(
     steps.filter((step) => errors.get(step)).map((step) => step.record.databaseOid),
   );
   const { removed, left } = await removeGuards(context, look.slots, failedDatabases);
-  const done = reportOf(steps, errors, left, endOfWal, look.timeline, started, context.now());
+  const done = reportOf(steps, errors, unflagged, left, endOfWal, look.timeline, started, context.now());
   const report = { ...done, complete: done.complete && tookBack };
   await context.record(noteFinish(journal, steps, errors, removed, report));
   return report;
@@ -133,6 +138,7 @@ function errorText(error: unknown): string {
 function reportOf(
   steps: readonly FinishStep[],
   errors: ReadonlyMap<FinishStep, unknown>,
+  unflagged: ReadonlyMap<FinishStep, string>,
   guardsLeft: number,
   endOfWal: Lsn,
   timeline: number | null,
@@ -141,7 +147,10 @@ function reportOf(
 ): FinishReport {
   const slots = steps.map((step) => {
     const error = errors.get(step);
-    if (!error) return finishedSlot(step, endOfWal, null);
+    if (!error) {
+      const line = finishedSlot(step, endOfWal, null);
+      return { ...line, detail: unflagged.get(step) ?? line.detail };
+    }
     const line = finishedSlot(step, endOfWal, errorText(error));
     return isPgError(error, SQLSTATE.objectInUse) ? { ...line, outcome: "in_use" as const } : line;
   });
@@ -192,6 +201,37 @@ async function runSteps(
     clearInterval(timer);
   }
   return errors;
+}
+
+/**
+ * 17+: a copy is not flagged to survive the next failover, whatever its source was. Not the slot's failure when that cannot be done:
+ * a subscriber that has taken it up already keeps the server from it. Returns what is to be said of those.
+ */
+async function flagAgain(
+  steps: readonly FinishStep[],
+  errors: ReadonlyMap<FinishStep, unknown>,
+  before: readonly StandbySlot[],
+  { openReplication, log }: FinishContext,
+): Promise<Map<FinishStep, string>> {
+  const lack = steps.filter((step) => {
+    if (!step.record.failover || errors.get(step)) return false;
+    if (step.kind === "materialise") return true;
+    const stays = step.kind === "keep" || step.kind === "advance";
+    return stays && slotNamed(before, step.record.name)?.failover === false;
+  });
+  const failed = await flagFailover(
+    lack.map(({ record }) => record.name),
+    openReplication,
+  );
+  const told = new Map<FinishStep, string>();
+  for (const step of lack) {
+    const error = failed.get(step.record.name);
+    if (error === undefined) continue;
+    const text = `it is not flagged to survive the next failover (${describeError(error)}): slotsync flag ${step.record.name}`;
+    log.warn(`slot "${step.record.name}": ${text}`);
+    told.set(step, text);
+  }
+  return told;
 }
 
 /** Whether what wears the name must go, whatever comes in its place. */

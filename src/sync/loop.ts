@@ -212,6 +212,7 @@ async function finish(sidecar: Sidecar): Promise<void> {
   const report = await finishOnce({
     control: await sidecar.standby.control(),
     open: (database) => sidecar.standby.open(database, "finish", true),
+    openReplication: () => sidecar.standby.openReplication("flag"),
     connections: options.finishConnections,
     directory: options.dataDirectory,
     journal: sidecar.journal,

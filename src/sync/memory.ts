@@ -2,6 +2,7 @@
 import { refillBudget } from "../domain/cost.ts";
 import { retryDelay } from "../domain/nap.ts";
 import type { Backoff, Memory } from "../domain/plan.ts";
+import { afterServerSync, type ServerSyncMemory } from "../domain/plan-served.ts";
 import type { Reason } from "../domain/protection.ts";
 
 export class CycleMemory {
@@ -9,6 +10,7 @@ export class CycleMemory {
   readonly #backoff = new Map<string, Backoff>();
   readonly #guardAdvancedAt = new Map<string, number>();
   readonly #restUntil = new Map<string, number>();
+  #serverSync: ServerSyncMemory | null = null;
   #budgetMs = 100;
   #lastNow: number | null = null;
 
@@ -27,6 +29,7 @@ export class CycleMemory {
       backoff: this.#backoff,
       guardAdvancedAt: this.#guardAdvancedAt,
       restUntil: this.#restUntil,
+      serverSync: this.#serverSync,
       busyDatabases: lanes.busyDatabases,
       creatingGuards: lanes.creatingGuards,
       filesBusy: lanes.filesBusy,
@@ -37,6 +40,11 @@ export class CycleMemory {
   spend(budgetMs: number, rests: ReadonlyMap<string, number>): void {
     this.#budgetMs = budgetMs;
     for (const [slot, until] of rests) this.#restUntil.set(slot, until);
+  }
+
+  /** The server's own slot sync has been called while the slots stood so. */
+  serverSynced(state: string, now: number): void {
+    this.#serverSync = afterServerSync(this.#serverSync, state, now);
   }
 
   guardAdvanced(guard: string, now: number): void {

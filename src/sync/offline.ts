@@ -246,6 +246,7 @@ async function lookOffline(
     slots: folders.filter(({ name }) => loaded.has(name)).flatMap((folder) => asLoaded(folder) ?? []),
     databases: databases.map(({ oid, name }) => ({ oid: Number(oid), name })),
     syncsSlots: false,
+    conninfoHasDatabase: null,
     mayReplicate: true,
     feedbackSession: "",
     files,

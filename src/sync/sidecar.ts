@@ -27,6 +27,7 @@ import {
   pluginBackoffKey,
   stageBackoffKey,
 } from "../domain/plan-guard.ts";
+import { SERVER_SYNC_KEY } from "../domain/plan-served.ts";
 import { stillNeeded } from "../domain/plan-stage.ts";
 import { type Status, summarise } from "../domain/status.ts";
 import type { Journal } from "../journal/store.ts";
@@ -246,6 +247,7 @@ export class Sidecar {
       // what could not be completed was another slot of that name: the next one must not be given up for it
       if (action.kind === "drop" || action.kind === "stage")
         this.memory.succeeded(completeBackoffKey(action.slot));
+      if (action.kind === "sync_slots") this.memory.serverSynced(action.state, this.now());
       if (action.kind === "advance_guard") this.memory.guardAdvanced(action.guard, this.now());
       this.journal = noteDone(this.journal, action);
       const cameOrWent = ["create", "drop", "adopt"].includes(action.kind);
@@ -286,6 +288,8 @@ function backoffKey(action: Action): string {
       return holdBackoffKey(action.databaseOid);
     case "probe_plugin":
       return pluginBackoffKey(action.plugin);
+    case "sync_slots":
+      return SERVER_SYNC_KEY;
     default:
       return assertNever(action);
   }

@@ -70,6 +70,8 @@ const slotRecord: fc.Arbitrary<SlotRecord> = fc.record(
     plugin: text,
     twoPhase: fc.boolean(),
     state: fc.constantFrom("seen", "creating", "owned"),
+    failover: fc.boolean(),
+    served: fc.boolean(),
     ours: orNull(identity),
     births: fc.array(
       fc.record({ databaseOid: oid, plugin: text, at: lsn, since: time }, { noNullPrototype: true }),
@@ -213,6 +215,8 @@ const someSlot: SlotRecord = {
   plugin: "pgoutput",
   twoPhase: false,
   state: "owned",
+  failover: false,
+  served: false,
   ours: { databaseOid: 16_384, plugin: "pgoutput", twoPhase: false },
   births: [],
   staged: [],

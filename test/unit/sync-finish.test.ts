@@ -114,6 +114,7 @@ async function finish(server: Server, journal: JournalState, directory: string |
   const report = await finishOnce({
     control: await server.open("db1"),
     open: (database) => server.open(database),
+    openReplication: () => server.open("db1"),
     connections: 2,
     directory,
     journal,

@@ -190,6 +190,7 @@ export class FileSidecar {
       creatingGuards: new Set(),
       guardAdvancedAt: this.#guardAdvancedAt,
       restUntil: this.#restUntil,
+      serverSync: null,
       filesBusy,
     };
     const selection = { include: [{ nameLike: "%" }], exclude: [...this.excluded].map((name) => ({ name })) };

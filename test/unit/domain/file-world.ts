@@ -503,6 +503,7 @@ export class FileWorld {
       slots: this.seeSlots(),
       databases: [1, 2].map((oid) => ({ oid, name: `db${oid}` })),
       syncsSlots: false,
+      conninfoHasDatabase: true,
       mayReplicate: true,
       feedbackSession: `standby1 ${this.receiver ?? ""} ${this.run}`,
       files: this.seeFiles(),

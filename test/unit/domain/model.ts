@@ -309,6 +309,7 @@ export class World {
       slots: this.seeSlots(),
       databases: this.databases().map((oid) => ({ oid, name: `db${oid}` })),
       syncsSlots: false,
+      conninfoHasDatabase: true,
       mayReplicate: true,
     };
   }

@@ -346,6 +346,8 @@ function brief(action: Action): string {
     case "complete":
     case "adopt":
       return `${action.kind} ${action.slot}`;
+    case "sync_slots":
+      return action.kind;
     default:
       return `${action.kind} ${action.slot}@${action.to}`;
   }

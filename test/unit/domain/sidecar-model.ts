@@ -131,6 +131,7 @@ export class SidecarModel {
       creatingGuards: new Set(this.#creating.keys()),
       guardAdvancedAt: this.#guardAdvancedAt,
       restUntil: this.#restUntil,
+      serverSync: null,
       filesBusy: false,
     };
   }
@@ -487,6 +488,8 @@ function keyOf(action: Action): string {
       return holdBackoffKey(action.databaseOid);
     case "probe_plugin":
       return `plugin:${action.plugin}`;
+    case "sync_slots":
+      return action.kind;
     default:
       return action.slot;
   }

@@ -1,0 +1,209 @@
+/**
+ * Failover slots that the server syncs by itself (17+): its worker where that is on, else `pg_sync_replication_slots()`, called from
+ * here. What it has synced is watched and never touched; what it has not is covered by the guard, under no name of its own, for the
+ * server stops at a slot of the same name that it has not made (`synchronize_one_slot` in slotsync.c).
+ */
+import type { Action } from "./action.ts";
+import { syncsByServer } from "./capability.ts";
+import { doubtsOf, notFlushed, pluginUnproven } from "./doubts.ts";
+import { PROVEN, UNPROVISIONED } from "./journal.ts";
+import { formatLsn, type Lsn } from "./lsn.ts";
+import { isValidSlotName } from "./names.ts";
+import type { StandbyView } from "./observation.ts";
+import { isOurs, isServed, whyUnsafe } from "./ownership.ts";
+import type { Memory, PlanInput } from "./plan.ts";
+import { type DatabaseState, type Headroom, mayTry, take } from "./plan-guard.ts";
+import {
+  coveredBy,
+  decideSlot,
+  guardedBy,
+  probeOf,
+  type SlotDecision,
+  uncovered,
+  whyUnfit,
+} from "./plan-slot.ts";
+import { GUARDED, SYNCED, type Verdict, waiting } from "./protection.ts";
+import { type PrimarySlot, type StandbySlot, slotNamed } from "./slot.ts";
+
+/** Decides for one slot, whoever syncs it. `database` is null when it does not exist on the standby. */
+export function decideFailoverSlot(
+  slot: PrimarySlot,
+  database: DatabaseState | null,
+  input: PlanInput,
+  headroom: Headroom,
+): SlotDecision {
+  const local = slotNamed(input.standby.slots, slot.name);
+  if (!isValidSlotName(slot.name) || !(slot.failover || local?.synced))
+    return decideSlot(slot, database, input, headroom);
+  if (local && !local.synced) return decideInTheWay(slot, local, database, input, headroom);
+  const served = local && isServed(local) ? local : undefined;
+  const verdict = served && verdictOfServed(slot, served, input);
+  if (verdict === SYNCED) return { slot, verdict, ...probeOf(slot, database, input) };
+  const unfit = whyUnfit({ ...slot, twoPhase: false }, database, input);
+  if (unfit || database === null) return { ...unfit, slot, verdict: unfit?.verdict ?? notYet(slot) };
+  return decideCovered(slot, local, verdict ?? null, database, input, headroom);
+}
+
+/** How a slot stands that the server has synced: the checks are the same as for ours. */
+function verdictOfServed(slot: PrimarySlot, local: StandbySlot, input: PlanInput): Verdict {
+  const unsafe = whyUnsafe(slot, local);
+  const confirmed = slot.confirmedFlushLsn;
+  if (unsafe || confirmed === null)
+    return waiting(
+      "wal_or_rows_removed",
+      `the slot that the server has synced is not usable (${unsafe ?? "the primary's is being made"}): it drops or mends it itself`,
+    );
+  if (!slot.failover && !input.primary.remembered)
+    return waiting(
+      "name_conflict",
+      "the primary's slot is not flagged to survive a failover any more: the server drops the one that it has synced here, then it is made anew",
+    );
+  return (
+    notFlushed(confirmed, input) ??
+    doubtsOf(local, { ...UNPROVISIONED, proof: PROVEN }, slot, input) ??
+    pluginUnproven(local.plugin, input) ??
+    SYNCED
+  );
+}
+
+/** Not synced, or not to be relied on: a guard at or behind its position protects it, and is materialised after a promotion. */
+function decideCovered(
+  slot: PrimarySlot,
+  local: StandbySlot | undefined,
+  doubt: Verdict | null,
+  database: DatabaseState,
+  input: PlanInput,
+  headroom: Headroom,
+): SlotDecision {
+  const position = slot.confirmedFlushLsn;
+  if (slot.twoPhase || position === null) return { slot, verdict: doubt ?? notYet(slot) };
+  const probe = probeOf(slot, database, input);
+  if (coveredBy(position, database) !== "guard" || !database.guard)
+    return { slot, verdict: doubt ?? uncovered(position, database, headroom), needsHold: position, ...probe };
+  // what has the name now leaves room for itself
+  if (!local && !take(headroom))
+    return {
+      slot,
+      relies: position,
+      verdict: waiting(
+        "too_many_slots",
+        `the standby has no free replication slot (max_replication_slots = ${input.standby.maxReplicationSlots}): raise it there and restart it`,
+      ),
+    };
+  const guarded =
+    pluginUnproven(slot.plugin, input) ??
+    guardedBy(database.guard, database.provision, slot, position, input);
+  return { slot, verdict: guarded === GUARDED ? guarded : (doubt ?? guarded), relies: position, ...probe };
+}
+
+function notYet(slot: PrimarySlot): Verdict {
+  return slot.twoPhase
+    ? waiting(
+        "prepared_transactions_pending",
+        "the server has not synced it yet, and out of a guard it would lose two_phase (G5)",
+      )
+    : waiting("no_consistent_snapshot", "the server has not synced it yet");
+}
+
+/**
+ * A slot of this name that the server has not made: it stops there, with all others behind it. One of ours is dropped as soon as the
+ * guard covers it; any other is left to what is done about conflicts.
+ */
+function decideInTheWay(
+  slot: PrimarySlot,
+  local: StandbySlot,
+  database: DatabaseState | null,
+  input: PlanInput,
+  headroom: Headroom,
+): SlotDecision {
+  const decision = decideSlot(slot, database, input, headroom);
+  const position = slot.confirmedFlushLsn;
+  const { confirmedFlushLsn: at, activePid } = local;
+  if (!database?.guard || position === null || at === null || slot.twoPhase || decision.drop) return decision;
+  if (coveredBy(position, database) !== "guard") return decision;
+  const waits = { ...decision, relies: position };
+  if (!isOurs(local, input.journal.slots.get(slot.name)) || activePid !== null) return waits;
+  const verdict =
+    pluginUnproven(slot.plugin, input) ??
+    guardedBy(database.guard, database.provision, slot, position, input);
+  if (verdict !== GUARDED) return waits;
+  const { name, database: where, databaseOid } = local;
+  const why = "the server syncs it by itself, and stops at a slot of the same name";
+  return {
+    slot,
+    verdict,
+    relies: position,
+    drop: { kind: "drop", slot: name, database: where, databaseOid, at, why },
+  };
+}
+
+/** What is known of our last call of `pg_sync_replication_slots()`. */
+export interface ServerSyncMemory {
+  /** How the slots of both servers stood then. */
+  state: string;
+  at: number;
+  /** How long to rest while they stand as they did. */
+  napMs: number;
+}
+
+/** Where the back-off of that call is kept; no slot can have this name. */
+export const SERVER_SYNC_KEY = "server:sync";
+
+/** While a call changes something: each makes a connection to the primary. */
+const CALL_EVERY_MS = 1_000;
+const LONGEST_NAP_MS = 30_000;
+
+/** One pass of the server's slot sync, where its own worker is off and something is left to sync. */
+export function planServerSync({ primary, standby, memory, chosen }: PlanInput): Action[] {
+  const [database] = standby.databases;
+  if (!drivenFromHere(standby) || database === undefined || !mayTry(SERVER_SYNC_KEY, memory)) return [];
+  const wanted = primary.slots.filter(
+    (slot) => slot.failover && chosen.some(({ name }) => name === slot.name),
+  );
+  const here = standby.slots.filter(({ synced }) => synced);
+  const flagged = new Set(primary.slots.filter(({ failover }) => failover).map(({ name }) => name));
+  const stale = here.filter(({ name }) => !flagged.has(name));
+  const behind = wanted.filter((slot) => !isLevel(slot, slotNamed(standby.slots, slot.name)));
+  if (stale.length + behind.length === 0) return [];
+  const state = [...behind, ...here].map(positionsOf).join(" ");
+  if (!isDue(state, memory)) return [];
+  return [{ kind: "sync_slots", database: database.name, databaseOid: database.oid, state }];
+}
+
+/** Whether the server can sync slots, and does not do it by itself. */
+export function drivenFromHere(standby: StandbyView): boolean {
+  return (
+    syncsByServer(standby.serverVersionNum) && !standby.syncsSlots && standby.conninfoHasDatabase !== false
+  );
+}
+
+function isLevel(slot: PrimarySlot, local: StandbySlot | undefined): boolean {
+  return (
+    local !== undefined &&
+    isServed(local) &&
+    local.confirmedFlushLsn === slot.confirmedFlushLsn &&
+    local.restartLsn === slot.restartLsn &&
+    local.twoPhase === slot.twoPhase &&
+    (local.invalidation === null) === (slot.invalidation === null)
+  );
+}
+
+function positionsOf({ name, restartLsn, confirmedFlushLsn }: PrimarySlot): string {
+  const text = (lsn: Lsn | null) => (lsn === null ? "" : formatLsn(lsn));
+  return `${name}:${text(restartLsn)}:${text(confirmedFlushLsn)}`;
+}
+
+function isDue(state: string, { serverSync, now }: Pick<Memory, "serverSync" | "now">): boolean {
+  if (serverSync === null) return true;
+  return now - serverSync.at >= (serverSync.state === state ? serverSync.napMs : CALL_EVERY_MS);
+}
+
+/** What is remembered after a call: while nothing changes by it, the next one comes later. */
+export function afterServerSync(
+  before: ServerSyncMemory | null,
+  state: string,
+  now: number,
+): ServerSyncMemory {
+  const same = before?.state === state;
+  return { state, at: now, napMs: same ? Math.min(before.napMs * 2, LONGEST_NAP_MS) : CALL_EVERY_MS };
+}

@@ -1,0 +1,95 @@
+/** 17 and later: slots that are flagged `failover` are synced by the server itself, and guarded as long as it has not. */
+import { expect, test } from "vitest";
+import type { PgServer } from "../../src/sandbox/server.ts";
+import { startCluster } from "../support/cluster-fixture.ts";
+import { insertedIds, readSlot } from "../support/consumer.ts";
+import { describeEach } from "../support/majors.ts";
+import {
+  createFailoverSlot,
+  flagsOf,
+  readUntilServed,
+  SERVER_SYNC_MAJORS,
+  serverSyncMajors,
+  setWorker,
+} from "../support/server-sync.ts";
+import { startSidecar } from "../support/sidecar.ts";
+import { failOver, hasGuard, keptStreams, promisedStreams } from "../support/steps.ts";
+import { logRunningTransactions, waitForReplay } from "../support/wal.ts";
+
+describeEach(SERVER_SYNC_MAJORS, serverSyncMajors(), (major) => {
+  test.each([true, false])(
+    "an idle and a busy slot come through a failover with the server's worker on: %s; the worker alone loses the idle one (I1, I2, I6)",
+    async (workerOn) => {
+      const cluster = await startCluster({ major, standbys: 2 });
+      const { primary, standby, standbys } = cluster;
+      const alone = standbys[1] as typeof standby;
+      if (workerOn) await setWorker(standby, true);
+      const sidecar = await startSidecar(standby);
+      await sidecar.until("the guard", hasGuard);
+      await primary.query("create table t (id int)");
+      for (const name of ["idle", "busy"]) await createFailoverSlot(primary, name);
+      await sidecar.untilSlot("idle");
+      // transactions have come and gone since the idle one was made: a server that looks now cannot sync it
+      for (const id of [1, 2, 3]) await primary.query("insert into t values ($1)", [id]);
+      await logRunningTransactions(primary);
+      await waitForReplay(primary, alone);
+      await setWorker(alone, true);
+      const taken = await readUntilServed(primary, [standby, alone], "busy");
+      expect((await flagsOf(alone)).get("idle")?.temporary ?? true).toBe(true);
+      await primary.query("insert into t values (1000)");
+      await sidecar.until("both to be ready", ({ ready, slots }) => ready && slots.length === 2);
+      const promised = await promisedStreams(cluster, "idle", "busy");
+      const { finish } = await failOver(cluster, sidecar);
+      expect(finish?.complete).toBe(true);
+      expect(await keptStreams(standby, ["idle"])).toEqual(new Map([["idle", promised.get("idle")]]));
+      const kept = await flagsOf(standby);
+      expect([...kept.keys()]).toEqual(["busy", "idle"]);
+      expect([...kept.values()].map(({ failover }) => failover)).toEqual([true, true]);
+      expect(kept.get("busy")?.synced).toBe(true);
+      // what was confirmed since the last look may come once more
+      const all = new Set([...taken, ...insertedIds(await readSlot(standby, "busy"), "t")]);
+      const written = await rowsOf(standby);
+      expect([...all].toSorted((a, b) => a - b)).toEqual(written);
+
+      alone.promote();
+      await alone.waitPromoted();
+      expect([...(await flagsOf(alone)).keys()]).toEqual(["busy"]);
+    },
+  );
+
+  test("the worker may be switched on and off: nothing is lost, and nothing is taken for foreign (I7)", async () => {
+    const cluster = await startCluster({ major });
+    const { primary, standby } = cluster;
+    let sidecar = await startSidecar(standby);
+    await sidecar.until("the guard", hasGuard);
+    await primary.query("create table t (id int)");
+    await createFailoverSlot(primary, "first");
+    await readUntilServed(primary, [standby], "first");
+    await sidecar.untilSlot("first", "synced");
+    await setWorker(standby, true);
+    await createFailoverSlot(primary, "second");
+    await readUntilServed(primary, [standby], "second");
+    await sidecar.untilSlot("second", "synced");
+    await sidecar.stop();
+    sidecar = await startSidecar(standby, { stateDirectory: sidecar.stateDirectory });
+    await sidecar.untilSlot("first", "synced");
+    await setWorker(standby, false);
+    await createFailoverSlot(primary, "third");
+    await readUntilServed(primary, [standby], "third");
+    await primary.query("insert into t values (1)");
+    for (const name of ["first", "second", "third"]) await sidecar.untilSlot(name, "synced");
+    const promised = await promisedStreams(cluster, "first", "second", "third");
+    await failOver(cluster, sidecar);
+    expect(await keptStreams(standby, promised.keys())).toEqual(promised);
+    expect([...(await flagsOf(standby)).values()].map(({ failover }) => failover)).toEqual([
+      true,
+      true,
+      true,
+    ]);
+  });
+});
+
+/** The rows of the table. */
+async function rowsOf(server: PgServer): Promise<number[]> {
+  return (await server.query<{ id: number }>("select id from t order by id")).map(({ id }) => id);
+}
