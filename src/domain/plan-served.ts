@@ -171,7 +171,7 @@ export function planServerSync({ primary, standby, memory, chosen }: PlanInput):
 }
 
 /** Whether the server can sync slots, and does not do it by itself. */
-export function drivenFromHere(standby: StandbyView): boolean {
+function drivenFromHere(standby: StandbyView): boolean {
   return (
     syncsByServer(standby.serverVersionNum) && !standby.syncsSlots && standby.conninfoHasDatabase !== false
   );

@@ -1,5 +1,4 @@
 /** Slots that the server syncs by itself (17 and later). */
-import pg from "pg";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import { insertedIds, readSlot } from "./consumer.ts";
 import { testedMajors } from "./majors.ts";
@@ -42,25 +41,6 @@ export async function createFailoverSlot(
     "select pg_catalog.pg_create_logical_replication_slot($1, 'test_decoding', false, $2, true)",
     [name, twoPhase],
   );
-}
-
-/** Sets or takes the flag, as `ALTER_REPLICATION_SLOT` does: no SQL function can. */
-export async function setFailover(server: PgServer, name: string, failover: boolean): Promise<void> {
-  const { host, port } = server;
-  const walsender: pg.ClientConfig & { replication: string } = {
-    host,
-    port,
-    user: "postgres",
-    database: "postgres",
-    replication: "database",
-  };
-  const client = new pg.Client(walsender);
-  await client.connect();
-  try {
-    await client.query(`ALTER_REPLICATION_SLOT ${name} (FAILOVER ${failover})`);
-  } finally {
-    await client.end();
-  }
 }
 
 /** Switches the server's own worker on or off. */
