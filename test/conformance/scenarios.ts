@@ -197,7 +197,9 @@ export const SCENARIOS: Record<Key, (major: number) => Promise<void>> = {
     }
     const kinds = async (server: PgServer) =>
       (await readSlot(server, "exact")).map(({ data }) => data.split(" ").slice(0, 2).join(" "));
-    await sidecar.until("the slot to be here or staged", (status) => isHereOrStaged(status, "exact"));
+    // the server itself brings it on 17 and later, and only once its reader has gone on
+    if (major < 17)
+      await sidecar.until("the slot to be here or staged", (status) => isHereOrStaged(status, "exact"));
     expect(await kinds(primary)).toContain("PREPARE TRANSACTION");
     await protectReading(sidecar, cluster, "exact");
     await untilSamePosition(primary, standby, "exact");
@@ -210,6 +212,8 @@ export const SCENARIOS: Record<Key, (major: number) => Promise<void>> = {
   idleReason: async (major) => {
     const { primary, standby } = await startCluster({ major });
     await createFailoverSlot(primary, "idle");
+    // transactions come and go: a server that begins to keep catalog rows now cannot vouch for those that the slot needs
+    await primary.query("create table written (id int primary key)");
     await writeWal(primary, 100_000);
     await logRunningTransactions(primary);
     const sidecar = await quickSidecar(standby, { atOnce: true });
