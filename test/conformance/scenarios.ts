@@ -187,6 +187,8 @@ export const SCENARIOS: Record<Key, (major: number) => Promise<void>> = {
     await primary.query("create table written (id int primary key)");
     const sidecar = await quickSidecar(standby, { restarts: true });
     await createFailoverSlot(primary, "exact", { twoPhase: true });
+    // the server itself brings it, once its reader has gone on, and not while a transaction that it would need is prepared
+    if (major >= 17) await protectReading(sidecar, cluster, "exact");
     const client = await primary.connect();
     try {
       await client.query("begin");
@@ -197,7 +199,6 @@ export const SCENARIOS: Record<Key, (major: number) => Promise<void>> = {
     }
     const kinds = async (server: PgServer) =>
       (await readSlot(server, "exact")).map(({ data }) => data.split(" ").slice(0, 2).join(" "));
-    // the server itself brings it on 17 and later, and only once its reader has gone on
     if (major < 17)
       await sidecar.until("the slot to be here or staged", (status) => isHereOrStaged(status, "exact"));
     expect(await kinds(primary)).toContain("PREPARE TRANSACTION");
