@@ -76,8 +76,8 @@ function decideCovered(
   headroom: Headroom,
 ): SlotDecision {
   const position = slot.confirmedFlushLsn;
-  if (slot.twoPhase || position === null) return { slot, verdict: doubt ?? notYet(slot) };
   const probe = probeOf(slot, database, input);
+  if (slot.twoPhase || position === null) return { slot, verdict: doubt ?? notYet(slot), ...probe };
   if (coveredBy(position, database) !== "guard" || !database.guard)
     return { slot, verdict: doubt ?? uncovered(position, database, headroom), needsHold: position, ...probe };
   // what has the name now leaves room for itself
@@ -89,6 +89,7 @@ function decideCovered(
         "too_many_slots",
         `the standby has no free replication slot (max_replication_slots = ${input.standby.maxReplicationSlots}): raise it there and restart it`,
       ),
+      ...probe,
     };
   const guarded =
     pluginUnproven(slot.plugin, input) ??
