@@ -17,6 +17,12 @@ import {
 import { FileWorld, MB } from "./file-world.ts";
 
 const RUNS = Number(process.env.SLOTSYNC_PROPERTY_RUNS ?? 400);
+/** The everyday run takes the same histories each time, so that a failure is of the change at hand; a longer one takes new ones. */
+const SEED = process.env.SLOTSYNC_SEED
+  ? { seed: Number(process.env.SLOTSYNC_SEED) }
+  : process.env.SLOTSYNC_PROPERTY_RUNS
+    ? {}
+    : { seed: 20_261_121 };
 const NAMES = ["s0", "s1", "s2"];
 
 type Step = { what: string; on: (model: FileSidecar) => void };
@@ -370,7 +376,7 @@ test("no history makes it plan against I1, I7, I11, G1 or G3, break the promise 
     ),
     {
       numRuns: RUNS,
-      ...(process.env.SLOTSYNC_SEED ? { seed: Number(process.env.SLOTSYNC_SEED) } : {}),
+      ...SEED,
     },
   );
   if (process.env.SLOTSYNC_TALLY) console.log(Object.fromEntries([...tally].toSorted()));

@@ -15,6 +15,12 @@ import {
 } from "./sidecar-model.ts";
 
 const RUNS = Number(process.env.SLOTSYNC_PROPERTY_RUNS ?? 1_000);
+/** The everyday run takes the same histories each time, so that a failure is of the change at hand; a longer one takes new ones. */
+const SEED = process.env.SLOTSYNC_SEED
+  ? { seed: Number(process.env.SLOTSYNC_SEED) }
+  : process.env.SLOTSYNC_PROPERTY_RUNS
+    ? {}
+    : { seed: 20_261_121 };
 const NAMES = ["s0", "s1", "s2", "s3"];
 
 type Step = { what: string; on: (model: SidecarModel) => void };
@@ -257,7 +263,7 @@ test("no history makes it plan against I1, I5, I6, I7 or G1, break the promise o
     ),
     {
       numRuns: RUNS,
-      ...(process.env.SLOTSYNC_SEED ? { seed: Number(process.env.SLOTSYNC_SEED) } : {}),
+      ...SEED,
     },
   );
   if (process.env.SLOTSYNC_TALLY) console.log(Object.fromEntries([...tally].toSorted()));
