@@ -141,7 +141,7 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        ${slotName} AS primary_slot_name,
        pg_catalog.concat_ws(' ', receiver.pid, pg_catalog.pg_postmaster_start_time()) AS feedback_session,
        s.slot_name::pg_catalog.text AS name, s.active, s.catalog_xmin::pg_catalog.text AS catalog_xmin
-  FROM (VALUES (1)) AS one(n)
+  FROM (SELECT) AS look LEFT JOIN pg_catalog.pg_stat_wal_receiver AS receiver ON true
   LEFT JOIN pg_catalog.pg_replication_slots AS s
     ON s.slot_name OPERATOR(pg_catalog.=) $1 AND s.slot_type OPERATOR(pg_catalog.=) 'physical'`;
 }
