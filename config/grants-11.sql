@@ -21,6 +21,9 @@ ALTER ROLE slotsync LOGIN REPLICATION;
 -- to see primary_conninfo, whether the standby streams, and which process holds the sidecar's lock
 GRANT pg_monitor TO slotsync;
 
+-- where slotsync flag keeps which slots are to survive a failover; leave it out where slots.include alone says so
+CREATE SCHEMA IF NOT EXISTS slotsync AUTHORIZATION slotsync;
+
 -- to read the state files of slots, their snapshots, and WAL that the standby lacks. It reaches every file inside the data directory,
 -- and through it whatever the database holds: guard this role's password as you would a superuser's
 GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO slotsync;

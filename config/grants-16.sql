@@ -21,6 +21,9 @@ ALTER ROLE slotsync LOGIN REPLICATION;
 -- to see primary_conninfo, whether the standby streams, and which process holds the sidecar's lock
 GRANT pg_monitor TO slotsync;
 
+-- where slotsync flag before 17 keeps which slots are to survive a failover; leave it out where slots.include alone says so
+CREATE SCHEMA IF NOT EXISTS slotsync AUTHORIZATION slotsync;
+
 -- to have a guard made at once; without it one waits for the next record of running transactions (15 s, or a checkpoint)
 GRANT EXECUTE ON FUNCTION pg_catalog.pg_log_standby_snapshot() TO slotsync;
 

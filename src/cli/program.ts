@@ -7,6 +7,7 @@ import { addCheck } from "./check.ts";
 import { addDemo } from "./demo.ts";
 import { CommandError, EXIT } from "./exit.ts";
 import { addFinish } from "./finish.ts";
+import { addFlag, addFlags, addUnflag } from "./flag.ts";
 import { type Output, standardOutput } from "./output.ts";
 import { addRun } from "./run.ts";
 import { addSeed } from "./seed.ts";
@@ -40,6 +41,8 @@ const OTHER_WORDS = new Map(
     failover: "finish",
     switchover: "finish",
     report: "finish",
+    mark: "flag",
+    unmark: "unflag",
     prepare: "stage",
     provision: "stage",
     bootstrap: "seed",
@@ -102,6 +105,9 @@ Examples:
   addStatus(program, output, setExit);
   addCheck(program, output, setExit);
   addFinish(program, output, setExit);
+  addFlag(program, output, setExit);
+  addUnflag(program, output, setExit);
+  addFlags(program, output, setExit);
   addStage(program, output, setExit);
   addUnstage(program, output, setExit);
   addSeed(program, output, setExit);

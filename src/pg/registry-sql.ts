@@ -30,3 +30,58 @@ export const READ_REGISTRY = `
 SELECT pg_catalog.set_config('lock_timeout', '1000', true), pg_catalog.set_config('row_security', 'off', true);
 SELECT name FROM ONLY slotsync.failover_slot TABLESAMPLE pg_catalog.system (100)
  WHERE pg_catalog.pg_column_size(name) OPERATOR(pg_catalog.<=) 67 LIMIT ${MOST_FLAGS + 1}`;
+
+/** Who may be trusted not to have the table do things in the name of who writes to it: who could act under that role anyway. */
+export const REGISTRY_OWNER = `
+SELECT pg_catalog.pg_has_role(c.relowner, CURRENT_USER, 'MEMBER') AND pg_catalog.pg_has_role(n.nspowner, CURRENT_USER, 'MEMBER') AS trusted,
+       pg_catalog.pg_get_userbyid(c.relowner)::pg_catalog.text AS owner
+  FROM pg_catalog.pg_namespace AS n
+  JOIN pg_catalog.pg_class AS c ON c.relnamespace OPERATOR(pg_catalog.=) n.oid
+ WHERE n.nspname OPERATOR(pg_catalog.=) 'slotsync' AND c.relname OPERATOR(pg_catalog.=) 'failover_slot'`;
+
+/** What the flag commands ask first: who and where we are, and all slots. */
+export function lookAtFlags(serverVersionNum: number): string {
+  return `
+SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
+       EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) 'slotsync') AS has_schema,${REGISTRY_COLUMNS};
+SELECT slot_name::pg_catalog.text AS name, plugin::pg_catalog.text AS plugin, database::pg_catalog.text AS database, temporary,
+       CASE WHEN active THEN COALESCE(active_pid, -1) END AS "activePid",
+       ${serverVersionNum >= 170_000 ? "failover" : "false AS failover"}
+  FROM pg_catalog.pg_replication_slots`;
+}
+
+/** All of the registry, read as in {@link READ_REGISTRY}. */
+export const LIST_FLAGS = `
+SELECT pg_catalog.set_config('lock_timeout', '1000', true), pg_catalog.set_config('row_security', 'off', true);
+SELECT name, flagged_at AS "flaggedAt", CASE WHEN pg_catalog.pg_column_size(flagged_by) OPERATOR(pg_catalog.<=) 67 THEN flagged_by END AS "flaggedBy"
+  FROM ONLY slotsync.failover_slot TABLESAMPLE pg_catalog.system (100)
+ WHERE pg_catalog.pg_column_size(name) OPERATOR(pg_catalog.<=) 67 LIMIT ${MOST_FLAGS + 1}`;
+
+/** Makes the registry, and lets the sidecar's role (a quoted identifier) read it. Complete in itself; repeating it changes nothing. */
+export function createRegistry(roleIdent: string, withSchema: boolean): string[] {
+  return [
+    ...(withSchema ? ["CREATE SCHEMA IF NOT EXISTS slotsync;"] : []),
+    `CREATE TABLE IF NOT EXISTS slotsync.failover_slot (
+  name pg_catalog.text PRIMARY KEY CHECK (name OPERATOR(pg_catalog.~) '^[a-z0-9_]{1,63}$'),
+  flagged_at pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.now(),
+  flagged_by pg_catalog.text NOT NULL DEFAULT CURRENT_USER
+);`,
+    `GRANT USAGE ON SCHEMA slotsync TO ${roleIdent};`,
+    `GRANT SELECT ON slotsync.failover_slot TO ${roleIdent};`,
+  ];
+}
+
+/** Names are `[a-z0-9_]{1,63}`: quotes around them are enough. */
+export function insertFlags(names: readonly string[]): string {
+  const rows = names.map((name) => `('${name}')`).join(", ");
+  return `INSERT INTO slotsync.failover_slot (name) VALUES ${rows} ON CONFLICT (name) DO NOTHING;`;
+}
+
+export function deleteFlags(names: readonly string[]): string {
+  return `DELETE FROM slotsync.failover_slot WHERE name IN (${names.map((name) => `'${name}'`).join(", ")});`;
+}
+
+/** A command of the replication protocol (17+). */
+export function alterSlot(name: string, failover: boolean): string {
+  return `ALTER_REPLICATION_SLOT "${name}" (FAILOVER ${failover});`;
+}

@@ -22,7 +22,20 @@ afterEach(() => {
   vi.unstubAllEnvs();
 });
 
-const COMMANDS = ["run", "sync", "status", "check", "finish", "stage", "unstage", "seed", "demo"];
+const COMMANDS = [
+  "run",
+  "sync",
+  "status",
+  "check",
+  "finish",
+  "flag",
+  "unflag",
+  "flags",
+  "stage",
+  "unstage",
+  "seed",
+  "demo",
+];
 
 describe("the command line", () => {
   it.each([
