@@ -22,7 +22,7 @@ import { linkOptionsOf } from "./from-config.ts";
 import { PrimaryLink, StandbyLink } from "./links.ts";
 
 /** The flags cannot be read or changed; the message says why and what to do. */
-export class FlagError extends Error {
+class FlagError extends Error {
   override readonly name = "FlagError";
 }
 

@@ -7,11 +7,10 @@ import { openSession, type PgSession } from "../../src/pg/session.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import { startCluster, type TestCluster } from "../support/cluster-fixture.ts";
 import { createLogicalSlot } from "../support/consumer.ts";
-import { describeEach, testedMajors } from "../support/majors.ts";
+import { describeEach, usedOf } from "../support/majors.ts";
 
 /** The oldest, and one with flags of its own. */
 const MAJORS = [11, 17];
-const used = process.env.PG_MAJORS === undefined ? MAJORS : testedMajors();
 
 const TABLE = `
   CREATE SCHEMA slotsync;
@@ -19,7 +18,7 @@ const TABLE = `
   GRANT USAGE ON SCHEMA slotsync TO "Side car"; GRANT SELECT ON slotsync.failover_slot TO "Side car";
   INSERT INTO slotsync.failover_slot VALUES ('app')`;
 
-describeEach(MAJORS, used, (major) => {
+describeEach(MAJORS, usedOf(MAJORS), (major) => {
   let cluster: TestCluster;
   let primary: PgServer;
   beforeAll(async () => {
