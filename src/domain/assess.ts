@@ -217,6 +217,7 @@ function lastPrimary(journal: JournalState, standby: StandbyView): PrimaryView {
     registry: { kind: "unreadable", why: "the primary does not answer" },
     maySnapshot: true,
     mayReadFiles: true,
+    stalledStandbySlots: [],
     remembered: true,
     oldestXid: 0 as Xid,
     pins: [],

@@ -1,5 +1,6 @@
 /** One look at both servers, judged: what stands against syncing, which slots are chosen, what to do, who is ready. Pure. */
 import type { Action } from "./action.ts";
+import { auditServerSync } from "./audit.ts";
 import { type Choice, choiceProblems, chooseSlots, type Selection } from "./choice.ts";
 import type { JournalState } from "./journal.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
@@ -31,6 +32,7 @@ export function judge(
     ...standbyProblems(standby, journal, memory.now),
     ...primaryProblems(primary, standby, journal),
     ...choiceProblems(primary, selection, choice, journal),
+    ...auditServerSync(primary, standby, choice.chosen, memory),
     ...extra,
   ];
   const { chosen } = choice;

@@ -57,6 +57,8 @@ export interface PrimaryView {
   slots: readonly PrimarySlot[];
   /** Which slots are flagged there to survive a failover, besides the server's own flags (17+). */
   registry: Registry;
+  /** 17+: names in `synchronized_standby_slots` that no standby streams by: subscribers of failover slots wait for those. */
+  stalledStandbySlots: readonly string[];
   maySnapshot: boolean;
   /** Whether the role may read slot files there (`pg_read_binary_file`). */
   mayReadFiles: boolean;

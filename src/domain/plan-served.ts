@@ -157,7 +157,10 @@ const LONGEST_NAP_MS = 30_000;
 /** One pass of the server's slot sync, where its own worker is off and something is left to sync. */
 export function planServerSync({ primary, standby, memory, chosen }: PlanInput): Action[] {
   const [database] = standby.databases;
-  if (!drivenFromHere(standby) || database === undefined || !mayTry(SERVER_SYNC_KEY, memory)) return [];
+  // the server refuses to sync from a standby
+  const cascaded = (primary.upstream ?? null) !== null;
+  if (cascaded || !drivenFromHere(standby) || database === undefined || !mayTry(SERVER_SYNC_KEY, memory))
+    return [];
   const wanted = primary.slots.filter(
     (slot) => slot.failover && chosen.some(({ name }) => name === slot.name),
   );

@@ -18,6 +18,8 @@ interface ServerRow {
   timeline: string | null;
   may_snapshot: boolean | null;
   may_read_files: boolean;
+  /** NULL before 17, and where there are none. */
+  stalled_standby_slots: string | null;
   oldest_xid: string | null;
   registry: RegistryState;
   role_ident: string;
@@ -113,6 +115,7 @@ function viewOf(session: PgSession, physicalSlot: string, seen: Poll, failure: s
     registry: registryIn(seen, session, failure),
     maySnapshot: server.may_snapshot ?? false,
     mayReadFiles: server.may_read_files,
+    stalledStandbySlots: server.stalled_standby_slots?.split(",") ?? [],
     remembered: false,
     oldestXid: parseXid(server.oldest_xid ?? "0"),
     pins: all.flatMap(({ name, temporary, catalogXmin }) =>

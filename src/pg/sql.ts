@@ -58,6 +58,13 @@ const IN_OWN_USE = `
 const READ_FILE =
   "pg_catalog.pg_read_binary_file(pg_catalog.text,pg_catalog.int8,pg_catalog.int8,pg_catalog.bool)";
 
+/** Names in synchronized_standby_slots that no standby streams by: walsenders of failover slots wait for each of them. */
+const STALLED_STANDBY_SLOTS = `(SELECT pg_catalog.string_agg(n.name, ',') FROM (
+         SELECT pg_catalog.btrim(s.item, ' "') AS name
+           FROM pg_catalog.unnest(pg_catalog.string_to_array(pg_catalog.current_setting('synchronized_standby_slots', true), ',')) AS s(item)) AS n
+         WHERE n.name OPERATOR(pg_catalog.<>) '' AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS r
+                WHERE r.slot_name OPERATOR(pg_catalog.=) n.name AND r.active))`;
+
 /**
  * One poll of the primary, one round trip (I12), with the flags when it is known that there is a registry to read. The statements of a script run in order. The WAL position comes before the list: every
  * slot that is made after the position was read starts at or past it (G1). Whether the standby's feedback holds catalog rows comes
@@ -80,6 +87,7 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
             THEN pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END AS timeline,
        pg_catalog.has_function_privilege(pg_catalog.to_regprocedure('pg_catalog.pg_log_standby_snapshot()'), 'EXECUTE') AS may_snapshot,
        pg_catalog.has_function_privilege('${READ_FILE}', 'EXECUTE') AS may_read_files,
+       ${serverVersionNum >= 170_000 ? STALLED_STANDBY_SLOTS : "NULL::pg_catalog.text"} AS stalled_standby_slots,
        CASE WHEN NOT pg_catalog.pg_is_in_recovery()
             THEN (pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()) OPERATOR(pg_catalog.%) 4294967296)::pg_catalog.text
             END AS oldest_xid,${REGISTRY_COLUMNS};

@@ -13,7 +13,14 @@ import {
   setWorker,
 } from "../support/server-sync.ts";
 import { startSidecar } from "../support/sidecar.ts";
-import { failOver, hasGuard, keptStreams, promisedStreams } from "../support/steps.ts";
+import {
+  failOver,
+  hasGuard,
+  keptStreams,
+  promisedStreams,
+  untilProblem,
+  untilReason,
+} from "../support/steps.ts";
 import { logRunningTransactions, waitForReplay } from "../support/wal.ts";
 
 describeEach(SERVER_SYNC_MAJORS, serverSyncMajors(), (major) => {
@@ -86,6 +93,39 @@ describeEach(SERVER_SYNC_MAJORS, serverSyncMajors(), (major) => {
       true,
       true,
     ]);
+  });
+
+  test("a slot that stands in the server's way stops neither the others nor, once it is gone, its own protection; what stalls is told (I7, I9)", async () => {
+    const cluster = await startCluster({ major });
+    const { primary, standby } = cluster;
+    const sidecar = await startSidecar(standby);
+    await sidecar.until("the guard", hasGuard);
+    await primary.query("create table t (id int)");
+    await standby.query(
+      `select pg_catalog.pg_copy_logical_replication_slot(slot_name, 'clash', false, 'test_decoding')
+         from pg_catalog.pg_replication_slots where slot_name like 'slotsync_guard%'`,
+    );
+    await createFailoverSlot(primary, "clash");
+    await createFailoverSlot(primary, "other");
+    await untilReason(sidecar, "clash", "name_conflict");
+    await sidecar.untilSlot("other");
+    await untilProblem(sidecar, "server_sync_failed");
+    primary.configure({ synchronized_standby_slots: "standby1, gone" });
+    primary.reload();
+    const { problems } = await untilProblem(sidecar, "standby_slots_stalled");
+    expect(problems.find(({ code }) => code === "standby_slots_stalled")?.message).toContain('names "gone"');
+    primary.configure({ synchronized_standby_slots: null });
+    primary.reload();
+    await primary.query("insert into t values (1)");
+    await standby.query("select pg_catalog.pg_drop_replication_slot('clash')");
+    await sidecar.until("all to be ready", ({ ready, slots }) => ready && slots.length === 2);
+    await sidecar.until("nothing to stall", ({ problems: left }) =>
+      left.every(({ code }) => code !== "standby_slots_stalled"),
+    );
+    const promised = await promisedStreams(cluster, "clash", "other");
+    await failOver(cluster, sidecar);
+    expect(await keptStreams(standby, promised.keys())).toEqual(promised);
+    expect([...(await flagsOf(standby)).values()].map(({ failover }) => failover)).toEqual([true, true]);
   });
 });
 

@@ -126,6 +126,7 @@ function primary(slots: LogicalSlot[], more: Partial<PrimaryView> = {}): Primary
     registry: { kind: "absent", database: "postgres" },
     maySnapshot: true,
     mayReadFiles: true,
+    stalledStandbySlots: [],
     remembered: false,
     oldestXid: 800 as Xid,
     pins: [],

@@ -123,6 +123,7 @@ export function primaryView(slots: LogicalSlot[], more: Partial<PrimaryView> = {
     registry: { kind: "absent", database: "postgres" },
     maySnapshot: true,
     mayReadFiles: true,
+    stalledStandbySlots: [],
     remembered: false,
     oldestXid: 800 as Xid,
     pins: [],

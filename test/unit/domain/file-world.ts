@@ -477,6 +477,7 @@ export class FileWorld {
       registry: { kind: "absent", database: "postgres" },
       maySnapshot: false,
       mayReadFiles: true,
+      stalledStandbySlots: [],
       remembered: false,
       oldestXid: this.xid(this.nextXid),
       pins: [...this.pins.values()].map(({ name, xmin }) => ({ name, catalogXmin: this.xid(xmin) })),

@@ -281,6 +281,7 @@ export class World {
       registry: { kind: "absent", database: "postgres" },
       maySnapshot: true,
       mayReadFiles: true,
+      stalledStandbySlots: [],
       remembered: false,
       oldestXid: XMIN,
       pins: [],

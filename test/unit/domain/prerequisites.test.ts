@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { auditServerSync } from "../../../src/domain/audit.ts";
 import type { JournalState } from "../../../src/domain/journal.ts";
 import type { PrimaryView, StandbyView } from "../../../src/domain/observation.ts";
 import { anyStop, primaryProblems, standbyProblems, trustworthy } from "../../../src/domain/prerequisites.ts";
@@ -165,6 +166,65 @@ const CASES: Case[] = [
     names: /timeline 1, this standby on 2 already/,
   },
 ];
+
+/** 17+: what the server's own slot sync goes by. */
+const AUDIT: (Pick<Case, "claim" | "primary" | "standby" | "code" | "names"> & { failed?: boolean })[] = [
+  {
+    claim: "no database in primary_conninfo",
+    standby: { conninfoHasDatabase: false },
+    code: "sync_needs_dbname",
+    names: /dbname=postgres/,
+  },
+  {
+    claim: "a call that failed",
+    failed: true,
+    code: "server_sync_failed",
+    names: /guards stand in: same name slot/,
+  },
+  {
+    claim: "subscribers that wait for a standby that is gone",
+    primary: { stalledStandbySlots: ["gone"] },
+    code: "standby_slots_stalled",
+    names: /synchronized_standby_slots on the primary names "gone"/,
+  },
+  {
+    claim: "leftovers of a switchover",
+    standby: { slots: ["a", "b", "c", "d"].map((name) => slot(name, 1, { failover: true })) },
+    code: "failover_slots_unsynced",
+    names: /"a", "b", "c" and 1 more.*pg_drop_replication_slot\('a'\)/,
+  },
+  {
+    claim: "synced left true on a primary",
+    primary: {
+      slots: [slot("left", 1, { synced: true }), slot("fine", 1, { synced: true, failover: true })],
+    },
+    code: "synced_on_primary",
+    names: /"left" still says synced.*slotsync flag left/,
+  },
+];
+
+test.each(AUDIT)("$claim: told with its remedy, from 17 on", ({ code, names, failed, primary, standby }) => {
+  const auditOn = (serverVersionNum: number) =>
+    auditServerSync(
+      primaryView([], primary),
+      standbyView([slot("s", 1, { failover: true, synced: true })], { serverVersionNum, ...standby }),
+      [slot("x", 1, { failover: true })],
+      {
+        backoff: new Map(
+          failed
+            ? [
+                [
+                  "server:sync",
+                  { reason: "statement_failed", detail: "same name slot", failures: 1, retryAt: 0 },
+                ] as const,
+              ]
+            : [],
+        ),
+      },
+    );
+  expect(auditOn(170_010)).toEqual([{ code, severity: "warning", message: expect.stringMatching(names) }]);
+  expect(auditOn(160_014)).toEqual([]);
+});
 
 const problemsOf = ({ primary, standby, journal }: Pick<Case, "primary" | "standby" | "journal">) => {
   const here = standbyView([slot("x", 1)], standby);

@@ -1,0 +1,239 @@
+/** Slots that the server syncs by itself (17+): each rule once, while it is a standby and after a promotion. */
+import { describe, expect, test } from "vitest";
+import { planFinish } from "../../../src/domain/finish.ts";
+import type { SlotRecord } from "../../../src/domain/journal.ts";
+import { noteObservation } from "../../../src/domain/journal-update.ts";
+import { afterServerSync } from "../../../src/domain/plan-served.ts";
+import type { LogicalSlot } from "../../../src/domain/slot.ts";
+import {
+  GUARD,
+  guard,
+  journalOf,
+  lsn,
+  NOW,
+  planFor,
+  primaryView,
+  record,
+  type Situation,
+  slot,
+  standbyView,
+} from "./build.ts";
+
+const PG17 = { serverVersionNum: 170_010 };
+const there = (position: number | null, more: Partial<LogicalSlot> = {}) =>
+  slot("x", position, { failover: true, ...more });
+const here = (position: number, more: Partial<LogicalSlot> = {}) =>
+  slot("x", position, { failover: true, synced: true, ...more });
+
+function planServed(situation: Omit<Situation, "there"> & { there?: LogicalSlot[] }) {
+  const planned = planFor({
+    there: [there(500)],
+    ...situation,
+    primary: { ...PG17, ...situation.primary },
+    standby: { ...PG17, syncsSlots: true, ...situation.standby },
+  });
+  const { protection = "none", reason = null } = planned.verdicts.get("x") ?? {};
+  return {
+    is: reason === null ? protection : `${protection} ${reason}`,
+    does: planned.actions.map((action) => ("slot" in action ? `${action.kind} ${action.slot}` : action.kind)),
+  };
+}
+
+describe("on a standby", () => {
+  test.each<[string, LogicalSlot[], string, LogicalSlot?]>([
+    ["synced by the server: ready by the same checks as ours", [here(500), guard(900)], "synced"],
+    ["behind, as the server will bring it on, or the finishing step", [here(400), guard(900)], "synced"],
+    ["ahead of the primary's, and a guard covers it (I1)", [here(600), guard(450)], "guarded"],
+    [
+      "ahead of the primary's, and nothing covers it (I1)",
+      [here(600), guard(900)],
+      "waiting wal_or_rows_removed",
+    ],
+    ["given up by this server (I3)", [here(500, { invalidation: "rows_removed" }), guard(450)], "guarded"],
+    [
+      "another one than the primary's (I5)",
+      [here(500, { plugin: "other" }), guard(900)],
+      "waiting wal_or_rows_removed",
+    ],
+    [
+      "needs older rows than the primary keeps (I4)",
+      [here(500, { catalogXmin: 650 as never }), guard(900)],
+      "waiting catalog_rows_unproven",
+    ],
+    ["still temporary: the guard's", [here(500, { temporary: true }), guard(450)], "guarded"],
+    ["not there, idle: the guard's", [guard(450)], "guarded"],
+    ["not there, and behind the guard (G2)", [guard(900)], "waiting wal_or_rows_removed"],
+    ["confirmed past what is here (I1)", [here(500), guard(450)], "waiting wal_not_flushed", there(2_000)],
+    [
+      "two_phase, and not there: no guard can stand in (G5)",
+      [guard(450)],
+      "waiting prepared_transactions_pending",
+      there(500, { twoPhase: true }),
+    ],
+    [
+      "two_phase, synced by the server",
+      [here(500, { twoPhase: true }), guard(450)],
+      "synced",
+      there(500, { twoPhase: true }),
+    ],
+    [
+      "invalidated on the primary",
+      [here(500), guard(450)],
+      "blocked slot_invalidated",
+      there(500, { invalidation: "idle_timeout" }),
+    ],
+    [
+      "unflagged meanwhile: the server will drop it",
+      [here(500), guard(450)],
+      "guarded",
+      there(500, { failover: false }),
+    ],
+  ])("%s", (_, local, is, remote = there(500)) => {
+    const planned = planServed({ there: [remote], here: local });
+    expect(planned.is).toBe(is);
+    // never made, moved or dropped by us
+    expect(planned.does.filter((action) => action.endsWith(" x"))).toEqual([]);
+  });
+
+  test("a slot of ours in the server's way is dropped once the guard covers it, and not before", () => {
+    const ours = slot("x", 500);
+    const journal = journalOf([record("x", "owned", 500)]);
+    expect(planServed({ here: [ours, guard(450)], journal })).toMatchObject({
+      is: "guarded",
+      does: expect.arrayContaining(["drop x"]),
+    });
+    expect(planServed({ here: [ours, guard(900)], journal }).does).not.toContain("drop x");
+    expect(planServed({ here: [ours, guard(900)], journal }).is).toBe("synced");
+  });
+
+  test("the guard waits for what the server has not synced, and for nothing else (G1)", () => {
+    const movesTo = (local: LogicalSlot[]) =>
+      planFor({
+        there: [there(500)],
+        here: [...local, guard(400)],
+        primary: PG17,
+        standby: { ...PG17, syncsSlots: true },
+      }).actions.find((action) => action.kind === "advance_guard");
+    expect(movesTo([])).toMatchObject({ to: lsn(500) });
+    expect(movesTo([here(500)])).toMatchObject({ to: lsn(1_000) });
+  });
+
+  test("the sync is called where the worker is off and something is left to do, with longer and longer naps", () => {
+    const calls = (situation: Parameters<typeof planServed>[0]) =>
+      planServed({ ...situation, standby: { syncsSlots: false, ...situation.standby } }).does.includes(
+        "sync_slots",
+      );
+    expect(calls({ here: [guard(450)] })).toBe(true);
+    expect(calls({ here: [guard(450)], standby: { syncsSlots: true } })).toBe(false);
+    expect(calls({ here: [guard(450)], standby: { conninfoHasDatabase: false } })).toBe(false);
+    expect(calls({ here: [here(500), guard(450)] })).toBe(false);
+    expect(calls({ here: [here(400), guard(450)] })).toBe(true);
+    // one that the primary has no more, or not flagged, is the server's to drop
+    expect(calls({ there: [], here: [here(400), guard(450)] })).toBe(true);
+    expect(calls({ there: [there(500, { failover: false })], here: [guard(450)] })).toBe(false);
+
+    const state = "x:0/1EA:0/1F4";
+    const again = (at: number, napMs: number) =>
+      calls({ here: [guard(450)], memory: { serverSync: { state, at: NOW - at, napMs } } });
+    expect([again(1_500, 1_000), again(1_500, 2_000), again(500, 1_000)]).toEqual([true, false, false]);
+    let remembered = afterServerSync(null, state, NOW);
+    const naps = [remembered.napMs];
+    for (let round = 0; round < 7; round++) {
+      remembered = afterServerSync(remembered, state, NOW);
+      naps.push(remembered.napMs);
+    }
+    expect(naps).toEqual([1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]);
+    expect(afterServerSync(remembered, "moved", NOW).napMs).toBe(1_000);
+  });
+});
+
+describe("in the journal", () => {
+  const noted = (local: LogicalSlot[], known: SlotRecord[] = []) =>
+    noteObservation(journalOf(known), {
+      primary: primaryView([there(500)], PG17),
+      standby: standbyView(local, PG17),
+      chosen: [there(500)],
+      plan: { verdicts: new Map(), spared: new Set() },
+      busy: new Set(),
+      filesBusy: false,
+      problems: [],
+      now: NOW,
+    }).slots.get("x");
+
+  test("what the server has synced is noted with its position, and forgotten when it has gone (I7)", () => {
+    const served = noted([here(400)]);
+    expect(served).toMatchObject({ state: "owned", served: true, failover: true, maxTarget: lsn(400) });
+    expect(noted([], served && [served])).toMatchObject({ state: "seen", served: false, ours: null });
+    // a slot of the name that the server has not made is somebody else's
+    expect(noted([slot("x", 400)], served && [served])).toMatchObject({ state: "seen", served: false });
+    expect(noted([here(400, { temporary: true })])).toMatchObject({ state: "seen", served: false });
+  });
+});
+
+describe("after a promotion", () => {
+  const finish = (local: LogicalSlot[], known: Partial<SlotRecord>) => {
+    const served = record("x", "owned", 500, { failover: true, served: true, ...known });
+    const [step] = planFinish({ journal: journalOf([served]), slots: local, endOfWal: lsn(1_000) });
+    return step;
+  };
+
+  test.each<[string, LogicalSlot[], Partial<SlotRecord>, object]>([
+    ["at its position: kept", [here(500)], {}, { kind: "keep" }],
+    ["behind it: advanced", [here(400)], { maxTarget: lsn(400) }, { kind: "advance", to: lsn(500) }],
+    ["brought further by the server since the last look: kept", [here(700)], {}, { kind: "keep" }],
+    [
+      "seen ahead of the primary's (I1): made anew out of the guard",
+      [here(700), guard(450)],
+      { maxTarget: lsn(700), protection: "waiting" },
+      { kind: "materialise", from: GUARD, to: lsn(500), dropFirst: expect.stringMatching(/ahead/) },
+    ],
+    [
+      "the same without a guard: it must not wear its name (I6)",
+      [here(700)],
+      { maxTarget: lsn(700), protection: "waiting" },
+      { kind: "drop" },
+    ],
+    [
+      "given up by this server",
+      [here(500, { invalidation: "wal_removed" }), guard(450)],
+      {},
+      { kind: "materialise", to: lsn(500) },
+    ],
+    [
+      "not relied on when last seen: the guard's",
+      [here(500), guard(450)],
+      { protection: "guarded" },
+      { kind: "materialise", from: GUARD, dropFirst: expect.any(String) },
+    ],
+    [
+      "synced by the server only after the last look, and two_phase (G5): kept as the server made it",
+      [here(500, { twoPhase: true }), guard(450)],
+      { served: false, state: "seen", ours: null, maxTarget: null, twoPhase: true, protection: "waiting" },
+      { kind: "keep" },
+    ],
+    ["taken up by its subscriber", [here(500, { activePid: 7 })], {}, { kind: "leave", outcome: "in_use" }],
+    [
+      "never synced: the guard's",
+      [guard(450)],
+      { served: false, state: "seen", ours: null, protection: "guarded" },
+      { kind: "materialise" },
+    ],
+    ["a foreign slot in the place of the server's (I7)", [slot("x", 400), guard(450)], {}, { kind: "leave" }],
+  ])("%s", (_, local, known, step) => {
+    expect(finish(local, known)).toMatchObject(step);
+  });
+
+  test("slots that are flagged do not share a copy: it would lose the flag", () => {
+    const far = lsn(500_000_000);
+    const records = ["a", "b"].map((name) =>
+      record(name, "owned", 100, { failover: true, served: true, primaryConfirmedFlushLsn: far }),
+    );
+    const slots = ["a", "b"].map((name) => slot(name, 100, { failover: true, synced: true }));
+    const steps = planFinish({
+      journal: journalOf(records),
+      slots: [...slots, guard(499_000_000)],
+      endOfWal: far,
+    });
+    expect(steps.map(({ kind }) => kind)).toEqual(["advance", "advance"]);
+  });
+});
