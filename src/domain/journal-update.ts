@@ -542,6 +542,15 @@ export function noteProblems(journal: JournalState, problems: readonly string[])
   return { ...journal, problems: [...problems] };
 }
 
+/** Records the timeline that the standby receives, whatever the primary says: while it is not streaming it cannot be seen. */
+export function noteTimeline(
+  journal: JournalState,
+  { receivedTimeline }: Pick<StandbyView, "receivedTimeline">,
+): JournalState {
+  if (receivedTimeline === null || receivedTimeline === journal.standbyTimeline) return journal;
+  return { ...journal, standbyTimeline: receivedTimeline };
+}
+
 /** Records since when the primary has not answered, and until when it was seen to have written nothing new before. */
 export function notePrimaryLost(journal: JournalState, quietUntil: number, now: number): JournalState {
   if (journal.primaryLostAt !== null) return journal;

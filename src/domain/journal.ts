@@ -126,6 +126,8 @@ export interface JournalState {
   phase: "standby" | "promoting" | "primary";
   /** The primary's timeline and since when it has been that, for the grace before drops. */
   primaryTimeline: number | null;
+  /** The timeline that the standby was last seen to receive, or null. */
+  standbyTimeline: number | null;
   timelineSince: number;
   /** The last time both servers were observed, ms since the epoch; 0 never. */
   observedAt: number;
@@ -170,6 +172,7 @@ export function emptyJournal(instanceId: string): JournalState {
     systemIdentifier: null,
     phase: "standby",
     primaryTimeline: null,
+    standbyTimeline: null,
     timelineSince: 0,
     observedAt: 0,
     standbyFlushedLsn: null,

@@ -127,14 +127,15 @@ export function standbyProblems(standby: StandbyView, journal: JournalState, now
 export function timelineProblem(
   primaryTimeline: number,
   { receivedTimeline, leastTimeline, streaming }: StandbyView,
-  { primaryTimeline: known }: Pick<JournalState, "primaryTimeline">,
+  { primaryTimeline: known, standbyTimeline }: Pick<JournalState, "primaryTimeline" | "standbyTimeline">,
 ): Problem | null {
   const differs = (here: string, told: string) =>
     stop(
       "timeline_differs",
+
       `the primary is on timeline ${primaryTimeline}, ${here}: nothing is synced until this standby follows that primary; ${told}`,
     );
-  const here = receivedTimeline ?? leastTimeline;
+  const here = receivedTimeline ?? Math.max(leastTimeline, standbyTimeline ?? 0);
   if (here === primaryTimeline) return null;
   if (here > primaryTimeline)
     return differs(
@@ -159,7 +160,7 @@ export function timelineProblem(
 export function primaryProblems(
   primary: PrimaryView,
   standby: StandbyView,
-  journal: Pick<JournalState, "primaryTimeline">,
+  journal: Pick<JournalState, "primaryTimeline" | "standbyTimeline">,
 ): Problem[] {
   const problems: Problem[] = [];
   if (primary.systemIdentifier !== standby.systemIdentifier) {
@@ -181,6 +182,13 @@ export function primaryProblems(
   else {
     const differs = timelineProblem(primary.timeline, standby, journal);
     if (differs) problems.push(differs);
+    else if (standby.streaming && standby.receivedTimeline === null && !primary.physicalSlot?.active)
+      problems.push(
+        stop(
+          "timeline_hidden",
+          "this standby streams from another server than the primary that was asked, and the role in standby.dsn may not see on which timeline: GRANT pg_monitor TO it on the primary",
+        ),
+      );
   }
   if (primary.walLevel !== "logical")
     problems.push(
@@ -232,6 +240,7 @@ const WRONG_SERVER = [
   "primary_in_recovery",
   "journal_of_another_cluster",
   "timeline_differs",
+  "timeline_hidden",
   "split_brain",
 ];
 

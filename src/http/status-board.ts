@@ -11,6 +11,7 @@ const CANNOT_TELL = [
   "primary_in_recovery",
   "journal_of_another_cluster",
   "timeline_differs",
+  "timeline_hidden",
   "split_brain",
 ];
 

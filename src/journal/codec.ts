@@ -94,6 +94,7 @@ function encodeBody(state: JournalState): EncodedBody {
     systemIdentifier: state.systemIdentifier,
     phase: state.phase,
     primaryTimeline: finiteOrNull(state.primaryTimeline),
+    standbyTimeline: finiteOrNull(state.standbyTimeline),
     timelineSince: finite(state.timelineSince),
     observedAt: finite(state.observedAt),
     standbyFlushedLsn: lsnText(state.standbyFlushedLsn),

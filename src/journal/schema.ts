@@ -186,6 +186,7 @@ export const bodySchema = z.strictObject({
   systemIdentifier: z.string().regex(/^\d+$/).nullable(),
   phase: z.enum(["standby", "promoting", "primary"]),
   primaryTimeline: count.nullable(),
+  standbyTimeline: count.nullable().default(null),
   timelineSince: time,
   observedAt: time,
   standbyFlushedLsn: lsn.nullable(),

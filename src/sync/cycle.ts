@@ -7,7 +7,7 @@
  */
 
 import { type Action, isFileAction } from "../domain/action.ts";
-import { noteIntents, noteObservation, noteProblems } from "../domain/journal-update.ts";
+import { noteIntents, noteObservation, noteProblems, noteTimeline } from "../domain/journal-update.ts";
 import { judge } from "../domain/judge.ts";
 import { againstReadiness, anyStop } from "../domain/prerequisites.ts";
 import { buildStatus } from "../domain/status.ts";
@@ -64,9 +64,10 @@ export async function runCycle(
     now,
   };
   // written before anything is done on the strength of it: a crash then finds its own traces (I10)
-  await sidecar.record(
-    judged.trusted ? noteIntents(noteObservation(before, seen), actions) : noteProblems(before, against),
-  );
+  const next = judged.trusted
+    ? noteIntents(noteObservation(before, seen), actions)
+    : noteProblems(before, against);
+  await sidecar.record(noteTimeline(next, look.view));
 
   if (!anyStop(problems)) sidecar.memory.spend(plan.budgetMs, plan.rests);
   const again = await sidecar.act(actions);

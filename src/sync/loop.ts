@@ -9,7 +9,7 @@
 import { assessFromJournal } from "../domain/assess.ts";
 import { describeFinish } from "../domain/finish.ts";
 import type { JournalState } from "../domain/journal.ts";
-import { notePrimaryLost, startOver } from "../domain/journal-update.ts";
+import { notePrimaryLost, noteTimeline, startOver } from "../domain/journal-update.ts";
 import { retreat } from "../domain/judge.ts";
 import { nextNap, retryDelay } from "../domain/nap.ts";
 import { buildStatus } from "../domain/status.ts";
@@ -148,11 +148,14 @@ async function noteFailedCycle(sidecar: Sidecar, error: Error): Promise<void> {
 
 /** What `check` says when the primary is gone, for that is when readiness is asked for most. */
 async function reportFromJournal(sidecar: Sidecar, whyNot: string): Promise<void> {
-  const { options, journal, selection, policy } = sidecar;
+  const { options, selection, policy } = sidecar;
   const look = await sidecar.look();
   // it may follow another primary by now: the next cycle asks the one that it names
   sidecar.lastLook = look;
   const { view } = look;
+  const seen = noteTimeline(sidecar.journal, view);
+  if (seen !== sidecar.journal) await recordIfPossible(sidecar, seen);
+  const { journal } = sidecar;
   // promoted in the meantime: the nap sees it
   if (!view.inRecovery) return;
   // I11: whoever restarts the standby now does not wait for the primary

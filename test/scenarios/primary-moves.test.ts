@@ -4,7 +4,7 @@ import { waitStreaming } from "../../src/sandbox/cluster.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import { startCluster } from "../support/cluster-fixture.ts";
 import { createLogicalSlot } from "../support/consumer.ts";
-import { slotIn } from "../support/file-way.ts";
+import { cyclesLater, slotIn } from "../support/file-way.ts";
 import { describeEach, usedOf } from "../support/majors.ts";
 import { startPatroniApi } from "../support/patroni.ts";
 import { startSidecar } from "../support/sidecar.ts";
@@ -171,6 +171,17 @@ describeEach([16], usedOf([16]), (major) => {
     const told = await untilProblem(sidecar, "split_brain");
     expect(told.ready).toBe(false);
     expect(slotIn(told, "kept")?.primaryConfirmedFlushLsn).toBe(known);
+
+    // the one it follows dies, and it streams no more: what it was on is remembered
+    await b.kill();
+    await sidecar.until("the other primary to be gone", ({ problems }) =>
+      problems.every(({ code }) => code !== "split_brain"),
+    );
+    await a.query("insert into t values (1)");
+    await confirm(a, "kept");
+    const { problems, slots } = await cyclesLater(sidecar);
+    expect(problems.map(({ code }) => code)).toContain("timeline_differs");
+    expect(slots).toMatchObject([{ name: "kept", primaryConfirmedFlushLsn: known }]);
   });
 
   test("Patroni says where the primary is, and nothing else: who answers there is asked itself", async () => {

@@ -156,6 +156,7 @@ const journal: fc.Arbitrary<JournalState> = fc.record(
     systemIdentifier: orNull(fc.stringMatching(/^\d{1,20}$/)),
     phase: fc.constantFrom("standby", "promoting", "primary"),
     primaryTimeline: orNull(oid),
+    standbyTimeline: orNull(oid),
     timelineSince: time,
     observedAt: time,
     standbyFlushedLsn: orNull(lsn),

@@ -1,7 +1,13 @@
 import { expect, test } from "vitest";
 import type { Action } from "../../../src/domain/action.ts";
 import type { JournalState, SlotRecord } from "../../../src/domain/journal.ts";
-import { noteDone, noteFailure, noteIntents, noteObservation } from "../../../src/domain/journal-update.ts";
+import {
+  noteDone,
+  noteFailure,
+  noteIntents,
+  noteObservation,
+  noteTimeline,
+} from "../../../src/domain/journal-update.ts";
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
 import {
   birth,
@@ -247,4 +253,11 @@ test("nothing that is noted changes the journal it is noted in", () => {
   noteFailure(journal, "x", { reason: "statement_failed", detail: "" });
   observe(journal, [slot("x", 700)], [slot("x", 500)]);
   expect(journal).toEqual(before);
+});
+
+test("the timeline that the standby received is remembered while it does not stream (I1)", () => {
+  const seen = noteTimeline(journalOf(), { receivedTimeline: 3 });
+  expect(seen.standbyTimeline).toBe(3);
+  expect(noteTimeline(seen, { receivedTimeline: null })).toBe(seen);
+  expect(noteTimeline(seen, { receivedTimeline: 2 }).standbyTimeline).toBe(2);
 });

@@ -138,6 +138,14 @@ const CASES: Case[] = [
       /^2 guard.*pg_drop_replication_slot\('slotsync_guard_1_deadbeef_1'\).*'slotsync_guard_2_deadbeef_2'/,
   },
   {
+    claim: "16b the same, remembered from when it streamed (I1)",
+    standby: { receivedTimeline: null },
+    journal: { standbyTimeline: 2 },
+    code: "timeline_differs",
+    severity: "stop",
+    names: /timeline 1, this standby on 2 already/,
+  },
+  {
     claim: "17 a physical slot that somebody uses while the standby does not stream",
     standby: { streaming: false, receivedTimeline: null },
     code: "physical_slot_inactive",
@@ -259,4 +267,12 @@ test("another timeline than before is believed only of a primary that the standb
   expect(codes(unseen)).toContain("timeline_differs");
   expect(trustworthy(problemsOf({ ...switched, standby: unseen }))).toBe(false);
   expect(trustworthy(problemsOf({ standby: unseen }))).toBe(true);
+});
+
+test("whether a standby follows a primary at which its slot is not in use must be seen (I1)", () => {
+  const inactive = { physicalSlot: { name: "standby1", active: false, catalogXmin: null } };
+  const hidden = problemsOf({ primary: inactive, standby: { receivedTimeline: null } });
+  expect(hidden.map(({ code }) => code)).toEqual(["timeline_hidden", "physical_slot_inactive"]);
+  expect(trustworthy(hidden)).toBe(false);
+  expect(trustworthy(problemsOf({ primary: inactive }))).toBe(true);
 });
