@@ -11,6 +11,7 @@ import { type Outcome, WrongRoleError } from "./errors.ts";
 import { advanceGuard } from "./guard.ts";
 import type { HoldKeeper } from "./hold.ts";
 import { probeLibrary, probePlugin } from "./probe.ts";
+import { releaseSlot } from "./release.ts";
 import { replaceSlot } from "./replace.ts";
 
 export interface LaneContext {
@@ -136,6 +137,8 @@ async function runOne(
         action,
         await examineSlot(await context.session(), action, context.directory),
       );
+    case "release":
+      return releaseSlot(await context.session(), action.slot, action.restart);
     case "drop":
       return dropFailoverSlot(await context.session(), action);
     case "drop_leftover":

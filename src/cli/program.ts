@@ -9,6 +9,7 @@ import { CommandError, EXIT } from "./exit.ts";
 import { addFinish } from "./finish.ts";
 import { addFlag, addFlags, addUnflag } from "./flag.ts";
 import { type Output, standardOutput } from "./output.ts";
+import { addRelease } from "./release.ts";
 import { addRun } from "./run.ts";
 import { addSeed } from "./seed.ts";
 import { addSettings } from "./settings.ts";
@@ -47,6 +48,8 @@ const OTHER_WORDS = new Map(
     provision: "stage",
     bootstrap: "seed",
     init: "seed",
+    drop: "release",
+    cleanup: "release",
   }),
 );
 
@@ -111,6 +114,7 @@ Examples:
   addStage(program, output, setExit);
   addUnstage(program, output, setExit);
   addSeed(program, output, setExit);
+  addRelease(program, output, setExit);
   addDemo(program, setExit);
   return program;
 }

@@ -36,6 +36,7 @@ export interface Config {
     readonly exclude: readonly Selector[];
     readonly provision: "sql" | "file" | "auto";
     readonly onConflict: "adopt" | "recreate" | "refuse";
+    readonly releaseAfterMinutes?: number;
   };
   readonly stateDirectory: string;
   readonly nap: { readonly minMs: number; readonly maxMs: number };
@@ -522,6 +523,9 @@ export function loadConfig({ file, env, flags = {} }: ConfigSources): LoadedConf
       exclude: raw.slots.exclude.map(toSelector),
       provision: raw.slots.provision,
       onConflict: raw.slots.on_conflict,
+      ...(raw.slots.release_after_minutes !== undefined && {
+        releaseAfterMinutes: raw.slots.release_after_minutes,
+      }),
     },
     stateDirectory: path.resolve(raw.state_directory),
     nap: { minMs: raw.nap.min_ms, maxMs: raw.nap.max_ms },

@@ -124,6 +124,12 @@ const slots = z.strictObject({
       "What is done with a slot on the standby that has a failover slot's name and that the sidecar did not make, such as those of a former primary that follows again. adopt: one that is proven to be of this node's own past, at or behind the primary's slot, becomes the sidecar's. recreate: such a one, or one that this server has invalidated, is dropped once a guard protects the name, and made anew. refuse: it is left alone. What is not proven is left alone and reported in any case.",
     expects: `one of ${CONFLICTS.join(", ")}`,
   }),
+  release_after_minutes: key(z.int().min(1).max(525_600).optional(), {
+    description:
+      "After how many minutes a slot of the standby is dropped that nobody uses and that holds WAL there: the physical slots of a former primary's standbys, and logical slots that the primary does not have. Default: never; status reports them, and slotsync release drops them.",
+    expects: "a whole number of minutes from 1 to 525600",
+    form: "number",
+  }),
 });
 
 const nap = z.strictObject({

@@ -72,6 +72,8 @@ export type Action =
       /** It stands where it was created, and needs no snapshot. */
       unmoved: boolean;
     }
+  /** Drop a slot that is not ours, that nobody uses, and that has held WAL for longer than the operator wants. */
+  | { kind: "release"; slot: string; database: string; databaseOid: number; restart: Lsn; why: string }
   /** Drop a slot we made for ourselves. */
   | { kind: "drop_leftover"; slot: string; database: string; databaseOid: number }
   /** One pass of the server's own slot sync (17+), over all databases; `state` is how the slots stood. */
@@ -135,6 +137,8 @@ export function describeAction(action: Action): string {
       return `drop slot "${action.slot}": ${action.why}`;
     case "adopt":
       return `adopt slot "${action.slot}" at ${formatLsn(action.at)}, which is left from when this node was the primary`;
+    case "release":
+      return `release slot "${action.slot}": ${action.why}`;
     case "drop_leftover":
       return `drop leftover slot "${action.slot}"`;
     case "sync_slots":

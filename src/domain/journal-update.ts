@@ -13,6 +13,7 @@ import {
   type Staged,
   UNPROVISIONED,
 } from "./journal.ts";
+import { leftoversOf, noteLeftovers } from "./leftovers.ts";
 import { type Lsn, maxLsn } from "./lsn.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 import { isBornAs, isOurs, isServed } from "./ownership.ts";
@@ -68,6 +69,7 @@ export function noteObservation(journal: JournalState, seen: Observed): JournalS
     guards: settleGuards(journal.guards, seen, journal),
     lowGuards: settleGuards(journal.lowGuards, seen, journal),
     slots,
+    leftovers: noteLeftovers(journal.leftovers, leftoversOf(primary, standby, journal), now),
     problems: [...seen.problems],
     finish: null,
   };
@@ -297,6 +299,7 @@ export function noteIntents(journal: JournalState, actions: readonly Action[]): 
       case "unstage":
       case "complete":
       case "adopt":
+      case "release":
       case "create_hold":
       case "release_hold":
       case "probe_plugin":
@@ -464,6 +467,7 @@ export function noteDone(journal: JournalState, action: Action): JournalState {
       update(next, action.slot, () => ({ failure: null }));
       return next;
     case "adopt":
+    case "release":
     case "advance_guard":
     case "create_hold":
     case "release_hold":
@@ -574,6 +578,7 @@ export function startOver(journal: JournalState): JournalState {
     guards: {},
     lowGuards: {},
     slots: new Map(),
+    leftovers: [],
     problems: [],
     finish: null,
   };

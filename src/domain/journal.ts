@@ -1,4 +1,5 @@
 import type { FinishReport } from "./finish.ts";
+import type { LeftoverRecord } from "./leftovers.ts";
 import type { Lsn } from "./lsn.ts";
 import type { Protection, Reason } from "./protection.ts";
 import type { RestartRecord } from "./restart.ts";
@@ -158,6 +159,8 @@ export interface JournalState {
   slots: ReadonlyMap<string, SlotRecord>;
   /** Output plugins that this standby has been seen to load. */
   plugins: string[];
+  /** Slots on the standby that nobody uses and that hold WAL, and since when. */
+  leftovers: readonly LeftoverRecord[];
   /** The last restart of the standby that was asked for. */
   restart: RestartRecord | null;
   /** What stood against readiness as a whole when last observed. */
@@ -189,6 +192,7 @@ export function emptyJournal(instanceId: string): JournalState {
     lowGuards: {},
     slots: new Map(),
     plugins: [],
+    leftovers: [],
     restart: null,
     problems: [],
     finish: null,

@@ -6,7 +6,14 @@ import type { JournalState } from "./journal.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 import { type Memory, type Plan, type Policy, plan } from "./plan.ts";
 import { planRetreat } from "./plan-stage.ts";
-import { anyStop, type Problem, primaryProblems, standbyProblems, trustworthy } from "./prerequisites.ts";
+import {
+  anyStop,
+  leftoverProblems,
+  type Problem,
+  primaryProblems,
+  standbyProblems,
+  trustworthy,
+} from "./prerequisites.ts";
 
 export interface Judgement extends Choice {
   problems: Problem[];
@@ -33,6 +40,7 @@ export function judge(
     ...primaryProblems(primary, standby, journal),
     ...choiceProblems(primary, selection, choice, journal),
     ...auditServerSync(primary, standby, choice.chosen, memory),
+    ...leftoverProblems(primary, standby, journal),
     ...extra,
   ];
   const { chosen } = choice;

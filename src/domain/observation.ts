@@ -115,6 +115,8 @@ export interface StandbyView {
   /** It is on this timeline at least: the control file's, which lags behind a switch. */
   leastTimeline: number;
   slots: readonly StandbySlot[];
+  /** Physical slots here, of standbys that stream from this one or did when it was a primary; temporary ones left out. */
+  physicalSlots: readonly { name: string; active: boolean; restartLsn: Lsn | null }[];
   /** Databases one can connect to, templates left out. */
   databases: readonly { oid: number; name: string }[];
   /** 17+: whether the server syncs slots by itself (`sync_replication_slots`). */

@@ -57,3 +57,13 @@ export function whyUnsafe(original: Original, local: StandbySlot): string | null
     return `it is ahead of the primary's (${formatLsn(local.confirmedFlushLsn)} > ${formatLsn(original.confirmedFlushLsn)}): a failover would skip changes`;
   return null;
 }
+
+/** Whether nothing else makes it unsafe than that it is ahead of the primary's: the latter comes up to it when its consumer goes on. */
+export function isOnlyAhead(original: Original, local: StandbySlot): boolean {
+  const { confirmedFlushLsn } = original;
+  if (confirmedFlushLsn === null || local.confirmedFlushLsn === null) return false;
+  return (
+    local.confirmedFlushLsn > confirmedFlushLsn &&
+    whyUnsafe(original, { ...local, confirmedFlushLsn }) === null
+  );
+}

@@ -3,10 +3,11 @@ import type { Action } from "./action.ts";
 import { decideConflict, isUnmoved } from "./adopt.ts";
 import { copiesSlots, createsOnStandby } from "./capability.ts";
 import { doubtsOf, isPluginProven, notFlushed, pluginUnproven } from "./doubts.ts";
+import { inGrace } from "./grace.ts";
 import type { Provision } from "./journal.ts";
 import { formatLsn, type Lsn, maxLsn, minLsn } from "./lsn.ts";
 import { isValidSlotName } from "./names.ts";
-import { isOurs, whyUnsafe } from "./ownership.ts";
+import { isOnlyAhead, isOurs, whyUnsafe } from "./ownership.ts";
 import type { PlanInput } from "./plan.ts";
 import {
   type DatabaseState,
@@ -158,6 +159,17 @@ function decideExisting(
     whyUnsafe(slot, local) ??
     (record.dropping ? "its drop is under way" : null) ??
     whyHopeless(local, provision, input);
+  if (unsafe && isOnlyAhead(slot, local) && inGrace(input.journal, input.primary, input.memory.now))
+    return {
+      slot,
+      relies: slot.confirmedFlushLsn ?? [],
+      verdict: waiting(
+        "no_consistent_snapshot",
+        "our slot is ahead of the new primary's, for its subscriber had confirmed more on the old one: it serves again once the subscriber has gone on past that",
+      ),
+      // I1: a promotion drops it and makes it out of the guard
+      ...guardedMeanwhile(slot, slot.confirmedFlushLsn as Lsn, database, input, headroom),
+    };
   if (unsafe) {
     const position = slot.confirmedFlushLsn;
     const covered = database !== null && position !== null && coveredBy(position, database) === "guard";

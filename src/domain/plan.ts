@@ -6,7 +6,9 @@
 import type { Action } from "./action.ts";
 import type { ConflictPolicy } from "./adopt.ts";
 import { createsOnStandby } from "./capability.ts";
+import { inGrace } from "./grace.ts";
 import type { GuardRecord, JournalState } from "./journal.ts";
+import { leftoversOf, overdue } from "./leftovers.ts";
 import { isGuardOf } from "./names.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 import { isOurs } from "./ownership.ts";
@@ -15,6 +17,7 @@ import {
   type DatabaseState,
   type Headroom,
   inspectDatabase,
+  mayTry,
   planGuard,
   planHold,
   planLoadedGuards,
@@ -39,6 +42,8 @@ export interface Policy {
   restarts: boolean;
   /** What is done with a slot that has a failover slot's name and is not ours. */
   onConflict: ConflictPolicy;
+  /** After which time a slot that nobody uses and that holds WAL is dropped, ms; null for never. */
+  releaseAfterMs: number | null;
 }
 
 /** Why a slot's last action failed, and when it may be tried again. */
@@ -94,15 +99,6 @@ export interface Plan {
   awaitingRestart: string[];
 }
 
-/** After the primary's timeline changed, how long a slot may be missing there before ours is dropped: its own sidecar may still be at work. */
-const GRACE_AFTER_SWITCH_MS = 60_000;
-
-/** True while slots missing on the primary are not yet believed to be gone. */
-function inDropGrace(journal: JournalState, primary: PrimaryView, now: number): boolean {
-  if (journal.primaryTimeline !== null && journal.primaryTimeline !== primary.timeline) return true;
-  return now < journal.timelineSince + GRACE_AFTER_SWITCH_MS;
-}
-
 /** Plans one cycle. Call it only when no prerequisite stands against acting. */
 export function plan(input: PlanInput): Plan {
   const { standby, journal, memory } = input;
@@ -120,6 +116,7 @@ export function plan(input: PlanInput): Plan {
   const chosenNames = new Set(input.chosen.map((slot) => slot.name));
   result.actions.push(...dropObsolete(input, chosenNames, result));
   result.actions.push(...dropLeftovers(input));
+  result.actions.push(...releaseOverdue(input));
 
   const headroom = { free: standby.maxReplicationSlots - standby.usedSlots - workCopies(input) };
   // every slot first, then guards and holds: they must not take the last free slot from one that a guard protects
@@ -227,7 +224,7 @@ function dropObsolete(input: PlanInput, chosenNames: Set<string>, result: Plan):
   for (const record of [...journal.slots.values()]) {
     if (chosenNames.has(record.name)) continue;
     const stillThere = primary.slots.some((slot) => slot.name === record.name);
-    if (!stillThere && inDropGrace(journal, primary, memory.now)) {
+    if (!stillThere && inGrace(journal, primary, memory.now)) {
       result.spared.add(record.name);
       result.verdicts.set(record.name, {
         protection: "waiting",
@@ -272,6 +269,24 @@ function dropLeftovers(input: PlanInput): Action[] {
       ({ name, database, databaseOid }) =>
         ({ kind: "drop_leftover", slot: name, database, databaseOid }) as const,
     );
+}
+
+/** What nobody has used for as long as the operator set. The lane of any database will do. */
+function releaseOverdue({ primary, standby, journal, policy, memory }: PlanInput): Action[] {
+  const [database] = standby.databases;
+  if (!database || policy.releaseAfterMs === null || memory.busyDatabases.has(database.oid)) return [];
+  if (primary.remembered || inGrace(journal, primary, memory.now)) return [];
+  const found = leftoversOf(primary, standby, journal);
+  return overdue(journal.leftovers, found, policy.releaseAfterMs, memory.now)
+    .filter(({ name }) => mayTry(name, memory))
+    .map(({ name, kind, restartLsn }) => ({
+      kind: "release" as const,
+      slot: name,
+      database: database.name,
+      databaseOid: database.oid,
+      restart: restartLsn,
+      why: `nobody has used this ${kind} slot for slots.release_after_minutes`,
+    }));
 }
 
 function isHopeless(record: GuardRecord, input: PlanInput): boolean {

@@ -5,6 +5,7 @@
 import { createsOnStandby } from "./capability.ts";
 import { cascadeProblem } from "./cascade.ts";
 import type { JournalState } from "./journal.ts";
+import { describeLeftovers, leftoversOf } from "./leftovers.ts";
 import { isForeignGuard } from "./names.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 
@@ -228,6 +229,17 @@ export function primaryProblems(
 /** What stands against being ready. */
 export function againstReadiness(problems: readonly Problem[]): Problem[] {
   return problems.filter((problem) => problem.severity !== "warning");
+}
+
+/** What holds WAL on the standby for nobody; it does not stand against being ready. */
+export function leftoverProblems(
+  primary: PrimaryView,
+  standby: StandbyView,
+  journal: JournalState,
+): Problem[] {
+  if (primary.systemIdentifier !== standby.systemIdentifier || !standby.inRecovery) return [];
+  const leftovers = leftoversOf(primary, standby, journal);
+  return leftovers.length === 0 ? [] : [warning("leftover_slots", describeLeftovers(leftovers))];
 }
 
 /** True when something stands against syncing and against being ready. */

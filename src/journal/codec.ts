@@ -118,6 +118,11 @@ function encodeBody(state: JournalState): EncodedBody {
     lowGuards: Object.values(state.lowGuards).map(encodeGuard),
     slots: [...state.slots.values()].map(encodeSlot),
     plugins: state.plugins,
+    leftovers: state.leftovers.map(({ name, restartLsn, since }) => ({
+      name,
+      restartLsn: formatLsn(restartLsn),
+      since: finite(since),
+    })),
     restart: state.restart,
     problems: state.problems,
     finish: state.finish && encodeFinish(state.finish),

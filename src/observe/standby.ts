@@ -97,6 +97,11 @@ export async function observeStandby(
       receivedTimeline: server.received_timeline,
       leastTimeline: server.least_timeline,
       slots: toLogicalSlots(slots),
+      physicalSlots: slots.flatMap(({ name, slot_type, temporary, active, restart_lsn }) =>
+        slot_type === "physical" && !temporary
+          ? [{ name, active, restartLsn: parseLsnOrNull(restart_lsn) }]
+          : [],
+      ),
       databases: databases.map(({ oid, name }) => ({ oid: Number(oid), name })),
       conninfoHasDatabase: namesDatabase(recovery ? recovery.primaryConninfo : server.primary_conninfo),
       syncsSlots: server.sync_replication_slots === "on",

@@ -230,6 +230,15 @@ SELECT ${WHILE_STANDBY} COALESCE(
     WHERE r.slot_name OPERATOR(pg_catalog.=) $1 AND r.confirmed_flush_lsn OPERATOR(pg_catalog.=) $2::pg_catalog.pg_lsn),
   '${MOVED}') END AS done`;
 
+/** $1 name, $2 its restart_lsn as it was seen: a slot that is not ours, only while nobody uses it and it stands there. */
+export const RELEASE_SLOT = `
+SELECT ${WHILE_STANDBY} COALESCE(
+  (SELECT pg_catalog.pg_drop_replication_slot(r.slot_name)::pg_catalog.text FROM pg_catalog.pg_replication_slots AS r
+    WHERE r.slot_name OPERATOR(pg_catalog.=) $1 AND NOT r.active AND NOT r.temporary
+      AND COALESCE(r.restart_lsn OPERATOR(pg_catalog.=) $2::pg_catalog.pg_lsn,
+                   r.restart_lsn IS NULL AND $2::pg_catalog.pg_lsn IS NULL)),
+  '${MOVED}') END AS done`;
+
 /**
  * $1 guard, $2 name, $3 plugin, $4 the guard's expected position, $5 the slot's. Drop and copy in one statement, so that nothing but
  * a crash of the server itself comes between; only while both stand where the plan said (I1, I7).

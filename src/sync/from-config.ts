@@ -20,6 +20,8 @@ export function policyOf(config: Config): Policy {
     provision: config.slots.provision,
     restarts: config.restart.mode !== "never",
     onConflict: config.slots.onConflict,
+    releaseAfterMs:
+      config.slots.releaseAfterMinutes === undefined ? null : config.slots.releaseAfterMinutes * 60_000,
   };
 }
 

@@ -37,8 +37,8 @@ const SLOW_PROMOTION_PULSE_MS = 100;
 const FALSE_SIGN_MS = 5_000;
 /** How often the standby is looked for while it is being restarted. */
 const RESTART_PULSE_MS = 250;
-/** How often a primary is asked whether it has become a standby. */
-const PRIMARY_PULSE_MS = 2_000;
+/** How often a primary is asked whether it has become a standby, and how its slots look. */
+const PRIMARY_PULSE_MS = 1_000;
 
 /** Runs until the signal aborts. Throws StandbyLockedError at the start when another sidecar is at work; nothing else ends it. */
 export async function runLoop(sidecar: Sidecar): Promise<void> {

@@ -247,6 +247,7 @@ async function lookOffline(
     databases: databases.map(({ oid, name }) => ({ oid: Number(oid), name })),
     syncsSlots: false,
     conninfoHasDatabase: null,
+    physicalSlots: [],
     mayReplicate: true,
     feedbackSession: "",
     files,

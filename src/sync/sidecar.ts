@@ -250,7 +250,7 @@ export class Sidecar {
       if (action.kind === "sync_slots") this.memory.serverSynced(action.state, this.now());
       if (action.kind === "advance_guard") this.memory.guardAdvanced(action.guard, this.now());
       this.journal = noteDone(this.journal, action);
-      const cameOrWent = ["create", "drop", "adopt"].includes(action.kind);
+      const cameOrWent = ["create", "drop", "adopt", "release"].includes(action.kind);
       this.#cameOrWent ||= cameOrWent;
       this.log[cameOrWent ? "info" : "debug"]({ slot: key }, done(action));
       return;
@@ -269,6 +269,7 @@ function backoffKey(action: Action): string {
   switch (action.kind) {
     case "create":
     case "adopt":
+    case "release":
     case "advance":
     case "replace":
     case "drop":

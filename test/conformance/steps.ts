@@ -45,6 +45,7 @@ export async function quickSidecar(standby: PgServer, options: QuickOptions = {}
     provision: "auto",
     restarts,
     onConflict: "adopt",
+    releaseAfterMs: null,
   } as const;
   const sidecar = await startSidecar(standby, { nap: QUICK, policy, ...rest });
   if (standby.major >= 16 && !atOnce) await sidecar.until("the guard", hasGuard);

@@ -8,7 +8,13 @@ import { hasGuard, untilReason } from "../support/steps.ts";
 import { logRunningTransactions, waitForReceipt, writeWal } from "../support/wal.ts";
 
 const nap = { minMs: 100, maxMs: 500 };
-const policy = { guardDatabases: "auto", duty: 0.05, restarts: true, onConflict: "adopt" } as const;
+const policy = {
+  guardDatabases: "auto",
+  duty: 0.05,
+  restarts: true,
+  onConflict: "adopt",
+  releaseAfterMs: null,
+} as const;
 
 async function twoPhaseSlot(primary: Parameters<typeof createLogicalSlot>[0], name: string): Promise<void> {
   await primary.query(

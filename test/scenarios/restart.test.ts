@@ -38,6 +38,7 @@ const file = {
   provision: "auto",
   restarts: true,
   onConflict: "adopt",
+  releaseAfterMs: null,
 } as const;
 
 async function startedAt(server: PgServer): Promise<string> {

@@ -89,7 +89,14 @@ const journal = await openJournal(stateDirectory, {
 const save = journal.save.bind(journal);
 const sidecar = new Sidecar({
   selection: { include: [{ nameLike: "%" }], exclude: [] },
-  policy: { guardDatabases: "auto", duty: 0.05, provision: "auto", restarts: false, onConflict: "adopt" },
+  policy: {
+    guardDatabases: "auto",
+    duty: 0.05,
+    provision: "auto",
+    restarts: false,
+    onConflict: "adopt",
+    releaseAfterMs: null,
+  },
   nap: { minMs: 200, maxMs: 30_000 },
   timeouts: { connectMs: 2_000, statementMs: 10_000, answerMs: 12_000 },
   primary: { dsn: null, patroniUrl: null },

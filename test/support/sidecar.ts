@@ -66,7 +66,14 @@ export async function startSidecar(
   const history: Status[] = [];
   const sidecar = new Sidecar({
     selection: { include: [{ nameLike: "%" }], exclude: [] },
-    policy: { guardDatabases: "auto", duty: 0.05, provision: "auto", restarts: false, onConflict: "adopt" },
+    policy: {
+      guardDatabases: "auto",
+      duty: 0.05,
+      provision: "auto",
+      restarts: false,
+      onConflict: "adopt",
+      releaseAfterMs: null,
+    },
     nap: { minMs: 200, maxMs: 30_000 },
     timeouts: { connectMs: 2_000, statementMs: 10_000, answerMs: 12_000 },
     primary: { dsn: primaryConn && { hosts: [primaryConn], attrs: null }, patroniUrl: null },

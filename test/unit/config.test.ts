@@ -175,6 +175,7 @@ describe("every key is also a variable", () => {
       "restart.mode": "never",
       "slots.provision": "sql",
       "slots.on_conflict": "refuse",
+      "slots.release_after_minutes": "1440",
     }[key.path];
     expect(() => loadEnv({ [name]: text ?? example[key.form] ?? "" })).not.toThrow();
     expect(problemsOf(() => loadEnv({ [name]: key.form === "text" ? "=\0=" : "{" })).length).toBe(
@@ -514,7 +515,7 @@ describe("what is shipped in config/ says the same as the code", () => {
 
   it("the example has every key, and is accepted with those that are commented out too", () => {
     const uncommented = example.replace(
-      /^( *)# (?=(data_directory|name|dsn|patroni_url|listen|schedule|command): )/gm,
+      /^( *)# (?=(data_directory|name|dsn|patroni_url|listen|schedule|command|release_after_minutes): )/gm,
       "$1",
     );
     const { config } = load(uncommented);

@@ -34,6 +34,7 @@ const COMMANDS = [
   "stage",
   "unstage",
   "seed",
+  "release",
   "demo",
 ];
 

@@ -180,7 +180,14 @@ const cases: Case[] = [
 const there = (more: Partial<LogicalSlot> = {}) => slot("x", 700, { restartLsn: lsn(650), ...more });
 const here = (more: Partial<LogicalSlot> = {}) => slot("x", 500, { restartLsn: lsn(400), ...more });
 const policyOf = (onConflict: ConflictPolicy) =>
-  ({ guardDatabases: "auto", duty: 0.1, provision: "auto", restarts: false, onConflict }) as const;
+  ({
+    guardDatabases: "auto",
+    duty: 0.1,
+    provision: "auto",
+    restarts: false,
+    onConflict,
+    releaseAfterMs: null,
+  }) as const;
 
 function inputOf(each: Case) {
   return {

@@ -104,6 +104,7 @@ function standby(slots: LogicalSlot[], more: Partial<StandbyView> = {}): Standby
     receivedTimeline: 1,
     leastTimeline: 1,
     conninfoHasDatabase: true,
+    physicalSlots: [],
     slots,
     databases: [{ oid: 5, name: "app" }],
     mayReplicate: true,
@@ -137,7 +138,14 @@ function primary(slots: LogicalSlot[], more: Partial<PrimaryView> = {}): Primary
 function input(more: Partial<AssessInput> & Pick<AssessInput, "journal" | "standby">): AssessInput {
   return {
     selection: { include: [{ nameLike: "%" }], exclude: [] },
-    policy: { guardDatabases: "auto", duty: 0.05, provision: "auto", restarts: false, onConflict: "adopt" },
+    policy: {
+      guardDatabases: "auto",
+      duty: 0.05,
+      provision: "auto",
+      restarts: false,
+      onConflict: "adopt",
+      releaseAfterMs: null,
+    },
     now: NOW,
     sidecarRunning: true,
     primaryProblems: [],

@@ -150,6 +150,7 @@ export function standbyView(slots: LogicalSlot[], more: Partial<StandbyView> = {
     receivedTimeline: 1,
     leastTimeline: 1,
     conninfoHasDatabase: true,
+    physicalSlots: [],
     slots,
     databases: [{ oid: 1, name: "db1" }],
     mayReplicate: true,
@@ -198,6 +199,7 @@ export function planFor(situation: Situation): Plan {
       provision: "auto",
       restarts: false,
       onConflict: "adopt",
+      releaseAfterMs: null,
     },
     memory: memory(situation.memory),
   });

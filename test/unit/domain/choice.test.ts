@@ -24,6 +24,7 @@ const POLICY: Policy = {
   provision: "auto",
   restarts: false,
   onConflict: "adopt",
+  releaseAfterMs: null,
 };
 
 interface Case {

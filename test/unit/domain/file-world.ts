@@ -505,6 +505,7 @@ export class FileWorld {
       databases: [1, 2].map((oid) => ({ oid, name: `db${oid}` })),
       syncsSlots: false,
       conninfoHasDatabase: true,
+      physicalSlots: [],
       mayReplicate: true,
       feedbackSession: `standby1 ${this.receiver ?? ""} ${this.run}`,
       files: this.seeFiles(),

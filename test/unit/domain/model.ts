@@ -311,6 +311,7 @@ export class World {
       databases: this.databases().map((oid) => ({ oid, name: `db${oid}` })),
       syncsSlots: false,
       conninfoHasDatabase: true,
+      physicalSlots: [],
       mayReplicate: true,
     };
   }

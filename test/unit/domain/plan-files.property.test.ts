@@ -355,6 +355,7 @@ test("no history makes it plan against I1, I7, I11, G1 or G3, break the promise 
           provision: "auto",
           restarts: false,
           onConflict: "adopt",
+          releaseAfterMs: null,
         });
         world.createOnPrimary({ name: "s0", databaseOid: 1, plugin: "pgoutput", twoPhase: false });
         for (const { what, on } of steps) {

@@ -585,6 +585,7 @@ function run(each: Case): Plan {
       provision: "auto",
       restarts: false,
       onConflict: "adopt",
+      releaseAfterMs: null,
       ...each.policy,
     },
     memory: memory(each.memory),
@@ -711,7 +712,14 @@ describe("which attempts are remembered", () => {
       standby: standbyView([slot(GUARD, 400)], { serverVersionNum: 150_018 }),
       chosen: [x],
       journal: journalOf([], { guards }),
-      policy: { guardDatabases: "auto", duty: 0.1, provision: "auto", restarts: false, onConflict: "adopt" },
+      policy: {
+        guardDatabases: "auto",
+        duty: 0.1,
+        provision: "auto",
+        restarts: false,
+        onConflict: "adopt",
+        releaseAfterMs: null,
+      },
       memory: memory(),
     });
     expect(verdicts.get("x")?.protection).toBe("waiting");
@@ -744,7 +752,14 @@ test.each([
     }),
     chosen: [original, other],
     journal: journalOf([record("x", "seen", 500, { staged: [loaded] }), record("y", "owned", 500)]),
-    policy: { guardDatabases: "auto", duty: 0.1, provision: "auto", restarts: false, onConflict: "adopt" },
+    policy: {
+      guardDatabases: "auto",
+      duty: 0.1,
+      provision: "auto",
+      restarts: false,
+      onConflict: "adopt",
+      releaseAfterMs: null,
+    },
     memory: memory(),
   });
   expect(verdicts.get("x")?.protection).toBe(x);

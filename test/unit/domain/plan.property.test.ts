@@ -248,7 +248,14 @@ test("no history makes it plan against I1, I5, I6, I7 or G1, break the promise o
       fc.array(step, { minLength: 1, maxLength: 40, size: "max" }),
       ({ guardDatabases, maxSlots }, steps) => {
         const model = new SidecarModel(
-          { guardDatabases, duty: 0.1, provision: "auto", restarts: false, onConflict: "adopt" },
+          {
+            guardDatabases,
+            duty: 0.1,
+            provision: "auto",
+            restarts: false,
+            onConflict: "adopt",
+            releaseAfterMs: null,
+          },
           maxSlots,
         );
         model.world.createOnPrimary({ name: "s0", db: 1, plugin: "pgoutput", twoPhase: false }, false);

@@ -129,6 +129,23 @@ const CASES: Case[] = [
   },
   {
     claim:
+      "13a … but not right after a switchover: the new primary's comes up to it when its consumer goes on (I1)",
+    there: [slot("x", 300)],
+    here: [guard(300), slot("x", 400)],
+    journal: { ...owned("x", 400), timelineSince: NOW - 59_000 },
+    actions: [],
+    x: "guarded",
+  },
+  {
+    claim: "13b … nor is it called ready where no guard protects it (I1)",
+    there: [slot("x", 300)],
+    here: [guard(301), slot("x", 400)],
+    journal: { ...owned("x", 400), primaryTimeline: 7 },
+    actions: [`create_hold ${HOLD}`, `advance_guard ${GUARD}@1000`],
+    x: "waiting(no_consistent_snapshot)",
+  },
+  {
+    claim:
       "14 a slot of the name that the journal does not know is left alone, and the others go on (I7, I9)",
     there: [slot("x", 500), slot("y", 500)],
     here: [guard(500), slot("x", 400)],
@@ -345,6 +362,7 @@ function brief(action: Action): string {
     case "unstage":
     case "complete":
     case "adopt":
+    case "release":
       return `${action.kind} ${action.slot}`;
     case "sync_slots":
       return action.kind;

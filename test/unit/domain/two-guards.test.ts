@@ -205,7 +205,14 @@ function run({ version = 140_020, fresh, low, position = 500, loaded = false, tw
     standby: standbyView(here, { serverVersionNum: version }),
     chosen: [there],
     journal: journalOf([known], guards),
-    policy: { guardDatabases: "auto", duty: 0.1, provision: "auto", restarts: false, onConflict: "adopt" },
+    policy: {
+      guardDatabases: "auto",
+      duty: 0.1,
+      provision: "auto",
+      restarts: false,
+      onConflict: "adopt",
+      releaseAfterMs: null,
+    },
     memory: memory(),
   });
   const verdict = verdicts.get("x");
