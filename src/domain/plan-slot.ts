@@ -22,7 +22,6 @@ import { comesByFile, folderConflict, untilRestart } from "./plan-stage.ts";
 import { feedbackNow, isProven, proofNow, provisionOf } from "./proof.ts";
 import { blocked, GUARDED, isFailoverReady, SYNCED, type Verdict, waiting } from "./protection.ts";
 import { type PrimarySlot, type StandbySlot, slotNamed } from "./slot.ts";
-import { xidPrecedesOrEquals } from "./xid.ts";
 
 export interface SlotDecision {
   slot: PrimarySlot;
@@ -439,17 +438,14 @@ export function guardedBy(
 
 /**
  * I4 for a slot that is copied out of a guard at its very position: it needs no older rows than the primary's slot does, which has kept
- * them until this look; from now on the physical slot keeps them. Whatever the guard itself may have lacked before is decoded by nobody.
+ * them until this look, and none older than the guard holds, which from now on the physical slot keeps (see `doubtsOf`). Whatever the
+ * guard itself may have lacked before is decoded by nobody.
  */
 function isHeldFor(slot: PrimarySlot, input: PlanInput): boolean {
   const { primary, journal } = input;
   if (primary.remembered) return isFailoverReady(journal.slots.get(slot.name)?.protection ?? "waiting");
   // one whole cycle must have seen it hold: what it has only just begun to hold may have been removed in between
-  if (!feedbackNow(input)?.kept) return false;
-  const catalogXmin = primary.physicalSlot?.catalogXmin ?? null;
-  return (
-    catalogXmin !== null && slot.catalogXmin !== null && xidPrecedesOrEquals(catalogXmin, slot.catalogXmin)
-  );
+  return feedbackNow(input)?.kept === true && slot.catalogXmin !== null;
 }
 
 /** Sees whether the plugin loads, unless that is known. */

@@ -222,6 +222,60 @@ for (const at of [12, 15])
     12,
   );
 
+onMajor(
+  14,
+  (major) => {
+    test("a slot that is only guarded outlives a reload of the standby's settings and a new connection to the primary, and is made at the promotion (I4, G2b)", async () => {
+      const standbySettings = { wal_retrieve_retry_interval: "200ms" };
+      const cluster = await startCluster({ major, standbySettings });
+      const { primary, standby } = cluster;
+      await primary.query("create table t (id int primary key)");
+      const sidecar = await startSidecar(standby, { nap: QUICK });
+      await sidecar.until("the guards to be staged", ({ restart }) => restart?.guards === 2);
+      await standby.restart();
+      await sidecar.until("the guards", ({ guards }) =>
+        guards.every(({ confirmedFlushLsn }) => confirmedFlushLsn !== null),
+      );
+      await createLogicalSlot(primary, "late");
+      await sidecar.untilSlot("late", "guarded");
+
+      const since = sidecar.history.length;
+      standby.configure({ log_min_messages: "error" });
+      await eventually(
+        async () => {
+          const [row] = await standby.query<{ setting: string }>(
+            "select pg_catalog.current_setting('log_min_messages') as setting",
+          );
+          return row?.setting === "error";
+        },
+        { what: "the settings to be read again" },
+      );
+      await primary.query("insert into t values (1)");
+      await primary.query("checkpoint");
+      await cyclesLater(sidecar, 3);
+      expect(sidecar.history.slice(since).filter((status) => !isReady(status, "late"))).toEqual([]);
+
+      const look = () => sidecar.sidecar.lastLook.view;
+      const before = look().feedbackSession;
+      const { host, port } = primary;
+      standby.follow({ host, port, slotName: standby.name, applicationName: "another" });
+      if (standby.major < 13) await standby.restart();
+      else standby.reload();
+      await sidecar.until("another walreceiver", () => look().streaming && look().feedbackSession !== before);
+      // the status is that of the look before until the cycle has ended
+      await cyclesLater(sidecar);
+      await sidecar.untilSlot("late", "guarded");
+      await primary.query("insert into t values (2)");
+      await untilRecorded(sidecar, primary, "late");
+      const promised = await promisedStreams(cluster, "late");
+      const { finish } = await failOver(cluster, sidecar);
+      expect(finish?.slots).toMatchObject([{ name: "late", outcome: "materialised" }]);
+      expect(await keptStreams(standby, ["late"])).toEqual(promised);
+    });
+  },
+  12,
+);
+
 /** Between two of its walsender's lives. */
 async function dropPhysical(primary: PgServer, name: string): Promise<void> {
   await eventually(

@@ -2,10 +2,12 @@
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { describe, expect, onTestFinished, test } from "vitest";
+import { RestartWindow } from "../../src/restart/window.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import type { RestartOptions } from "../../src/sync/restart.ts";
 import { startCluster } from "../support/cluster-fixture.ts";
 import { createLogicalSlot } from "../support/consumer.ts";
+import { cyclesLater } from "../support/file-way.ts";
 import { startSidecar } from "../support/sidecar.ts";
 import { eventually } from "../support/wait.ts";
 
@@ -29,6 +31,13 @@ async function restarter(work: () => Promise<void>): Promise<{ command: string[]
 
 function options(command: readonly string[], more: Partial<RestartOptions> = {}): RestartOptions {
   return { policy: { mode: "immediate" }, window: null, command, timeoutMs: 20_000, ...more };
+}
+
+/** In a window of six hours that opens now, or this many hours from now. */
+function inWindow(command: readonly string[], now: Date, hours: number): RestartOptions {
+  const opens = new Date(now.getTime() + hours * 3_600_000);
+  const window = new RestartWindow(`${opens.getMinutes()} ${opens.getHours()} * * *`, 360, Date.now);
+  return options(command, { policy: { mode: "window" }, window });
 }
 
 const nap = { minMs: 100, maxMs: 500 };
@@ -108,6 +117,54 @@ describe("restart.mode immediate", () => {
     for (const sidecar of sidecars)
       await sidecar.until("the slot to be synced", ({ slots }) => slots[0]?.protection === "synced", 60_000);
     expect(most).toBe(1);
+  });
+});
+
+describe("restart.mode window", () => {
+  test("nothing is restarted outside a window, all that is staged once inside it, and nothing more in the same", async () => {
+    const { primary, standby } = await startCluster({ major: 14 });
+    for (const name of ["one", "two"]) await createLogicalSlot(primary, name);
+    const restart = await restarter(() => standby.restart());
+    const since = await startedAt(standby);
+    const now = new Date();
+    const closed = await startSidecar(standby, {
+      nap,
+      policy: file,
+      restart: inWindow(restart.command, now, 12),
+    });
+    await closed.until(
+      "both to be staged",
+      ({ restart: status }) => status?.slots === 2 && status.guards === 2,
+    );
+    await cyclesLater(closed, 3);
+    expect(closed.status?.slots).toMatchObject([
+      { reason: "restart_pending" },
+      { reason: "restart_pending" },
+    ]);
+    expect(restart.calls).toBe(0);
+    expect(await startedAt(standby)).toBe(since);
+    await closed.stop();
+
+    const { stateDirectory } = closed;
+    const open = await startSidecar(standby, {
+      ...{ nap, policy: file, restart: inWindow(restart.command, now, 0), stateDirectory },
+    });
+    await open.until(
+      "both to be synced",
+      ({ slots }) => slots.length === 2 && slots.every(({ protection }) => protection === "synced"),
+    );
+    const restarted = await startedAt(standby);
+    expect(restarted).not.toBe(since);
+    // what comes later waits for the next window
+    await primary.query("create database shop");
+    await createLogicalSlot(primary, "three", { database: "shop" });
+    await open.until(
+      "the third to be staged",
+      ({ restart: status }) => status?.slots === 1 && status.guards === 2,
+    );
+    await cyclesLater(open, 3);
+    expect(restart.calls).toBe(1);
+    expect(await startedAt(standby)).toBe(restarted);
   });
 });
 

@@ -33,6 +33,10 @@ interface Case {
   /** A slot of ours that was loaded from its file and is not proven wears its name. */
   loaded?: boolean;
   twoPhase?: boolean;
+  /** What the primary's slot needs. */
+  originalXmin?: number;
+  /** The standby's feedback now. */
+  session?: string;
   /** `protection(reason)` of slot "x". */
   x: string;
   /** How far the guards go: `fresh>to`, `low>to`. */
@@ -156,6 +160,35 @@ const CASES: Case[] = [
     moves: ["fresh>1000"],
     after: "low after a drop",
   },
+  {
+    claim:
+      "14 rows that the primary's slot has kept until now are kept from now on as far back as the guard goes (I4)",
+    fresh: { at: 300, proof: NO_ROWS },
+    low: null,
+    originalXmin: 690,
+    x: "guarded",
+    moves: ["fresh>500"],
+    after: "fresh",
+  },
+  {
+    claim: "15 … not by a feedback that has only just begun: they may have gone in between (I4)",
+    fresh: { at: 300, proof: NO_ROWS },
+    low: null,
+    originalXmin: 690,
+    session: "t",
+    x: "waiting(catalog_rows_unproven)",
+    moves: ["fresh>500"],
+    after: "none",
+  },
+  {
+    claim: "16 … nor for a guard that goes further back than the physical slot (I4)",
+    fresh: { at: 300, proof: NO_ROWS, catalogXmin: 699 },
+    low: null,
+    originalXmin: 690,
+    x: "waiting(catalog_rows_unproven)",
+    moves: ["fresh>500"],
+    after: "none",
+  },
 ];
 
 const ORIGIN = {
@@ -170,7 +203,16 @@ const ORIGIN = {
   ...{ restartLsn: lsn(490), confirmedFlushLsn: lsn(500), at: NOW - 1_000 },
 };
 
-function run({ version = 140_020, fresh, low, position = 500, loaded = false, twoPhase = false }: Case) {
+function run({
+  version = 140_020,
+  fresh,
+  low,
+  position = 500,
+  loaded = false,
+  twoPhase = false,
+  originalXmin = CATALOG,
+  session = "s",
+}: Case) {
   const bySql = version >= 160_000;
   const here: LogicalSlot[] = [];
   const guards: { guards: Record<number, GuardRecord>; lowGuards: Record<number, GuardRecord> } = {
@@ -195,14 +237,14 @@ function run({ version = 140_020, fresh, low, position = 500, loaded = false, tw
     const identity = { name, database: "db1", databaseOid: 1, state: "owned" as const };
     records[1] = { ...identity, ...UNPROVISIONED, origin, proof, maxTarget: lsn(maxTarget) };
   }
-  const there = slot("x", position, { twoPhase });
+  const there = slot("x", position, { twoPhase, catalogXmin: originalXmin as Xid });
   if (loaded) here.push(slot("x", position));
   const known = loaded
     ? record("x", "owned", position, { origin: ORIGIN, proof: NO_START })
     : record("x", "seen", position, { twoPhase });
   const { verdicts, actions } = plan({
     primary: primaryView([there], { serverVersionNum: version }),
-    standby: standbyView(here, { serverVersionNum: version }),
+    standby: standbyView(here, { serverVersionNum: version, feedbackSession: session }),
     chosen: [there],
     journal: journalOf([known], guards),
     policy: {
