@@ -80,8 +80,3 @@ export function insertFlags(names: readonly string[]): string {
 export function deleteFlags(names: readonly string[]): string {
   return `DELETE FROM slotsync.failover_slot WHERE name IN (${names.map((name) => `'${name}'`).join(", ")});`;
 }
-
-/** A command of the replication protocol (17+). */
-export function alterSlot(name: string, failover: boolean): string {
-  return `ALTER_REPLICATION_SLOT "${name}" (FAILOVER ${failover});`;
-}

@@ -7,7 +7,6 @@ import { directoryOf } from "../observe/files.ts";
 import { observeStandby } from "../observe/standby.ts";
 import { describeError, isPgError, SQLSTATE } from "../pg/errors.ts";
 import {
-  alterSlot,
   createRegistry,
   deleteFlags,
   insertFlags,
@@ -17,7 +16,7 @@ import {
   type RegistryState,
 } from "../pg/registry-sql.ts";
 import type { PgSession } from "../pg/session.ts";
-import { CANCEL_BACKEND } from "../pg/sql.ts";
+import { alterFailover } from "../pg/sql.ts";
 import { linkOptionsOf } from "./from-config.ts";
 import { PrimaryLink, StandbyLink } from "./links.ts";
 
@@ -145,7 +144,7 @@ export function statementsFor(
     ],
     commands: able
       .filter(({ server }) => ownFlag && (complete || server))
-      .map(({ name }) => ({ name, text: alterSlot(name, on) })),
+      .map(({ name }) => ({ name, text: `${alterFailover(name, on)};` })),
   };
 }
 
@@ -168,22 +167,24 @@ export async function runSql({ session, database }: FlagAccess, sql: readonly st
   }
 }
 
-/** Sets or clears the server's own flags (17+), each by itself. Returns why for those that failed. */
+/**
+ * Sets or clears the server's own flags (17+), each by itself. Returns why for those that failed. For a slot that somebody has taken since
+ * it was looked at, the server waits; it notices within a second that we have left, and gives up.
+ */
 export async function runCommands(
-  access: FlagAccess,
+  { openReplication }: Pick<FlagAccess, "openReplication">,
   commands: FlagStatements["commands"],
 ): Promise<Map<string, string>> {
   const failures = new Map<string, string>();
   for (const { name, text } of commands) {
-    const replication = await access.openReplication();
+    let replication: PgSession | null = null;
     try {
+      replication = await openReplication();
       await replication.script(text, { what: `changing the flag of slot "${name}"` });
     } catch (error) {
       failures.set(name, describeError(error));
-      // somebody has taken the slot since: the server would wait for them, and do it then
-      await access.session.query(CANCEL_BACKEND, [replication.backendPid]).catch(() => {});
     } finally {
-      await replication.close();
+      await replication?.close();
     }
   }
   return failures;

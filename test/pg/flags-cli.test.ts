@@ -1,10 +1,15 @@
 /** `slotsync flag`, `unflag` and `flags` as an operator types them: before 17 a table, from 17 on the server's own flag. */
+import type pg from "pg";
 import { beforeAll, expect, onTestFinished, test } from "vitest";
+import { parseConnInfo } from "../../src/pg/conninfo.ts";
+import { openSession } from "../../src/pg/session.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
+import { runCommands } from "../../src/sync/flags.ts";
 import { buildCli, type CliConfig, cli, writeConfig } from "../support/cli.ts";
 import { startCluster } from "../support/cluster-fixture.ts";
 import { createLogicalSlot } from "../support/consumer.ts";
 import { describeEach, usedOf } from "../support/majors.ts";
+import { eventually } from "../support/wait.ts";
 
 beforeAll(buildCli);
 
@@ -14,6 +19,26 @@ async function json(config: CliConfig, command: "flags" | "status") {
   const { code, stdout, stderr } = await cli([command, "-c", config.file, "--json"]);
   expect(code, stdout + stderr).toBe(0);
   return JSON.parse(stdout);
+}
+
+/** Flags `busy`, as if it had been taken after it was looked at; then lets it go. Nothing of it may come about then. */
+async function neverLater(primary: PgServer, reader: pg.Client): Promise<void> {
+  const openReplication = () =>
+    openSession(parseConnInfo(primary.dsn()), {
+      ...{ applicationName: "flagging", replication: true },
+      ...{ statementTimeoutMs: 2_000, queryTimeoutMs: 2_500, connectTimeoutMs: 10_000 },
+    });
+  const commands = [{ name: "busy", text: 'ALTER_REPLICATION_SLOT "busy" (FAILOVER true);' }];
+  const failures = await runCommands({ openReplication }, commands);
+  expect([...failures]).toEqual([["busy", expect.stringContaining('changing the flag of slot "busy"')]]);
+  const gone = (where: string) => async () =>
+    (await primary.query(`select from pg_catalog.pg_stat_activity where ${where}`)).length === 0;
+  await eventually(gone("application_name = 'flagging'"), { what: "the command to be given up" });
+  const [holder] = await primary.query(
+    "select active_pid from pg_catalog.pg_replication_slots where slot_name = 'busy'",
+  );
+  await reader.end();
+  await eventually(gone(`pid = ${holder?.active_pid}`), { what: "the slot to be let go" });
 }
 
 async function tempSlot(server: PgServer, name: string): Promise<void> {
@@ -186,6 +211,8 @@ describeEach([17], usedOf([17]), (major) => {
     expect(first.stdout).toMatch(
       /^on .*:\n {2}ALTER_REPLICATION_SLOT "app" \(FAILOVER true\);\napp: flagged\nbusy: not done: it is in use by server process \d+, [^\n]*ALTER SUBSCRIPTION[^\n]*\nnosuch: not done: there is no such slot[^\n]*\ntmp: not done: it is a temporary[^\n]*\nstandby1: not done: it is a physical[^\n]*\n$/,
     );
+    expect(await flagged()).toEqual(["app"]);
+    await neverLater(primary, reader);
     expect(await flagged()).toEqual(["app"]);
     expect(await run("flag", "app")).toMatchObject({ code: 0, stdout: "app: was flagged already\n" });
     expect(await json(config, "flags")).toMatchObject({
