@@ -218,6 +218,7 @@ function lastPrimary(journal: JournalState, standby: StandbyView): PrimaryView {
     maySnapshot: true,
     mayReadFiles: true,
     stalledStandbySlots: [],
+    prepared: [],
     remembered: true,
     oldestXid: 0 as Xid,
     pins: [],

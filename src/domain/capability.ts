@@ -15,6 +15,14 @@ export function syncsByServer(serverVersionNum: number): boolean {
   return serverVersionNum >= 170_000;
 }
 
+/**
+ * What the server syncs carries the position from which on a slot sends prepared transactions as such (`two_phase_at`). 17 leaves it out:
+ * one that was prepared before, and is committed after a promotion, is never sent there.
+ */
+export function syncsTwoPhaseExactly(serverVersionNum: number): boolean {
+  return serverVersionNum >= 180_000;
+}
+
 /** The server itself gives up a logical slot on a standby that lost catalog rows (I4); before, nobody tells. */
 export function tellsRowsRemoved(serverVersionNum: number): boolean {
   return serverVersionNum >= 160_000;

@@ -155,6 +155,9 @@ function finishServed(record: SlotRecord, local: StandbySlot, input: FinishInput
 
 function whyServedUnsafe(record: SlotRecord, local: StandbySlot): string | null {
   const { served, maxTarget, primaryConfirmedFlushLsn: confirmed } = record;
+  // G5: its readers would get a COMMIT PREPARED without the changes
+  if (record.twoPhase && record.reason === "prepared_transactions_pending")
+    return record.detail ?? "prepared transactions would be left out";
   const lastSeen = served && maxTarget !== null ? maxTarget : null;
   return whyUnsafe(originalOf(record), {
     ...local,

@@ -22,6 +22,7 @@ import { attemptIn } from "./plan-stage.ts";
 import { feedbackNow, type Original, proofNow, provisionOf } from "./proof.ts";
 import { isFailoverReady } from "./protection.ts";
 import { type PrimarySlot, type SlotIdentity, type StandbySlot, slotNamed } from "./slot.ts";
+import { twoPhaseSince } from "./two-phase.ts";
 
 /** A failover slot, and what chose it. */
 type Chosen = PrimarySlot & { readonly chosenBy?: readonly string[] };
@@ -89,6 +90,7 @@ function noteSlot(
     twoPhase: slot.twoPhase,
     chosenBy: slot.chosenBy ?? [],
     failover: slot.failover,
+    twoPhaseXid: slot.twoPhase ? twoPhaseSince(known, seen.primary) : null,
     ...settle(slot.name, known, slot.invalidation === null ? slot : null, seen, journal),
     primaryConfirmedFlushLsn: slot.confirmedFlushLsn,
     primaryRestartLsn: slot.restartLsn,

@@ -89,6 +89,8 @@ export interface SlotRecord extends SlotIdentity, Provision {
   state: "seen" | "creating" | "owned";
   /** 17+: the primary's slot is flagged to survive a failover: the server syncs it itself, and a copy is flagged again. */
   failover: boolean;
+  /** The next transaction on the primary when its slot was first seen with two_phase: what began later was prepared later. */
+  twoPhaseXid: Xid | null;
   /** The slot here is the server's own synced one, which we never touch while this is a standby; `maxTarget` is where it stood. */
   served: boolean;
   /** What our slot here is, which differs from the primary's when that was recreated (I5); null while there is none. */

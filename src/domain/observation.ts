@@ -57,6 +57,8 @@ export interface PrimaryView {
   slots: readonly PrimarySlot[];
   /** Which slots are flagged there to survive a failover, besides the server's own flags (17+). */
   registry: Registry;
+  /** Prepared transactions that wait for their COMMIT PREPARED; read on 17 only. */
+  prepared: readonly { database: string; xid: Xid }[];
   /** 17+: names in `synchronized_standby_slots` that no standby streams by: subscribers of failover slots wait for those. */
   stalledStandbySlots: readonly string[];
   maySnapshot: boolean;

@@ -24,6 +24,7 @@ import {
 } from "./plan-slot.ts";
 import { GUARDED, SYNCED, type Verdict, waiting } from "./protection.ts";
 import { type PrimarySlot, type StandbySlot, slotNamed } from "./slot.ts";
+import { preparedTooEarly } from "./two-phase.ts";
 
 /** Decides for one slot, whoever syncs it. `database` is null when it does not exist on the standby. */
 export function decideFailoverSlot(
@@ -61,6 +62,7 @@ function verdictOfServed(slot: PrimarySlot, local: StandbySlot, input: PlanInput
   return (
     notFlushed(confirmed, input) ??
     doubtsOf(local, { ...UNPROVISIONED, proof: PROVEN }, slot, input) ??
+    preparedTooEarly(slot, input) ??
     pluginUnproven(local.plugin, input) ??
     SYNCED
   );
@@ -77,7 +79,8 @@ function decideCovered(
 ): SlotDecision {
   const position = slot.confirmedFlushLsn;
   const probe = probeOf(slot, database, input);
-  if (slot.twoPhase || position === null) return { slot, verdict: doubt ?? notYet(slot), ...probe };
+  if (slot.twoPhase || position === null)
+    return { slot, verdict: doubt ?? preparedTooEarly(slot, input) ?? notYet(slot), ...probe };
   if (coveredBy(position, database) !== "guard" || !database.guard)
     return { slot, verdict: doubt ?? uncovered(position, database, headroom), needsHold: position, ...probe };
   // what has the name now leaves room for itself
@@ -100,7 +103,7 @@ function decideCovered(
 function notYet(slot: PrimarySlot): Verdict {
   return slot.twoPhase
     ? waiting(
-        "prepared_transactions_pending",
+        "no_consistent_snapshot",
         "the server has not synced it yet, and out of a guard it would lose two_phase (G5)",
       )
     : waiting("no_consistent_snapshot", "the server has not synced it yet");

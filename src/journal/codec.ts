@@ -183,6 +183,7 @@ function encodeSlot(record: SlotRecord): EncodedBody["slots"][number] {
     state: record.state,
     failover: record.failover,
     served: record.served,
+    twoPhaseXid: record.twoPhaseXid,
     ours: record.ours,
     births: record.births.map(({ databaseOid, plugin, at, since }) => ({
       databaseOid: finite(databaseOid),

@@ -117,6 +117,7 @@ const slotFields = z.strictObject({
   // journals of before the server's own sync was watched have none of it
   failover: z.boolean().default(false),
   served: z.boolean().default(false),
+  twoPhaseXid: xid.nullable().default(null),
   ours: z.strictObject({ databaseOid: oid, plugin: z.string(), twoPhase: z.boolean() }).nullable(),
   births: z.array(z.strictObject({ databaseOid: oid, plugin: z.string(), at: lsn, since: time })),
   maxTarget: lsn.nullable(),

@@ -18,6 +18,8 @@ interface ServerRow {
   timeline: string | null;
   may_snapshot: boolean | null;
   may_read_files: boolean;
+  /** On 17: `{"xid": "database"}`; NULL where there are none. */
+  prepared: string | null;
   /** NULL before 17, and where there are none. */
   stalled_standby_slots: string | null;
   oldest_xid: string | null;
@@ -115,6 +117,7 @@ function viewOf(session: PgSession, physicalSlot: string, seen: Poll, failure: s
     registry: registryIn(seen, session, failure),
     maySnapshot: server.may_snapshot ?? false,
     mayReadFiles: server.may_read_files,
+    prepared: parsePrepared(server.prepared),
     stalledStandbySlots: server.stalled_standby_slots?.split(",") ?? [],
     remembered: false,
     oldestXid: parseXid(server.oldest_xid ?? "0"),
@@ -122,6 +125,12 @@ function viewOf(session: PgSession, physicalSlot: string, seen: Poll, failure: s
       temporary && name.startsWith(PIN_PREFIX) && catalogXmin !== null ? [{ name, catalogXmin }] : [],
     ),
   };
+}
+
+function parsePrepared(text: string | null): PrimaryView["prepared"] {
+  if (text === null) return [];
+  const databases = JSON.parse(text) as Record<string, string>;
+  return Object.entries(databases).map(([xid, database]) => ({ database, xid: parseXid(xid) }));
 }
 
 /** The primary's WAL position, the short question asked during a nap; null when it is a primary no more. */

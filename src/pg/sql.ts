@@ -58,6 +58,9 @@ const IN_OWN_USE = `
 const READ_FILE =
   "pg_catalog.pg_read_binary_file(pg_catalog.text,pg_catalog.int8,pg_catalog.int8,pg_catalog.bool)";
 
+/** Prepared transactions by their ids, with their databases. */
+const PREPARED = `(SELECT pg_catalog.json_object_agg(x.transaction::pg_catalog.text, x.database::pg_catalog.text)::pg_catalog.text FROM pg_catalog.pg_prepared_xacts AS x)`;
+
 /** Names in synchronized_standby_slots that no standby streams by: walsenders of failover slots wait for each of them. */
 const STALLED_STANDBY_SLOTS = `(SELECT pg_catalog.string_agg(n.name, ',') FROM (
          SELECT pg_catalog.btrim(s.item, ' "') AS name
@@ -87,6 +90,7 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
             THEN pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END AS timeline,
        pg_catalog.has_function_privilege(pg_catalog.to_regprocedure('pg_catalog.pg_log_standby_snapshot()'), 'EXECUTE') AS may_snapshot,
        pg_catalog.has_function_privilege('${READ_FILE}', 'EXECUTE') AS may_read_files,
+       ${serverVersionNum >= 170_000 && serverVersionNum < 180_000 ? PREPARED : "NULL::pg_catalog.text"} AS prepared,
        ${serverVersionNum >= 170_000 ? STALLED_STANDBY_SLOTS : "NULL::pg_catalog.text"} AS stalled_standby_slots,
        CASE WHEN NOT pg_catalog.pg_is_in_recovery()
             THEN (pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()) OPERATOR(pg_catalog.%) 4294967296)::pg_catalog.text

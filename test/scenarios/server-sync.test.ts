@@ -13,6 +13,7 @@ import {
   setWorker,
 } from "../support/server-sync.ts";
 import { startSidecar } from "../support/sidecar.ts";
+import { slotsOf } from "../support/slots.ts";
 import {
   failOver,
   hasGuard,
@@ -85,6 +86,12 @@ describeEach(SERVER_SYNC_MAJORS, serverSyncMajors(), (major) => {
     await readUntilServed(primary, [standby], "third");
     await primary.query("insert into t values (1)");
     for (const name of ["first", "second", "third"]) await sidecar.untilSlot(name, "synced");
+    // what was confirmed must have been seen, or it is sent again
+    const confirmed = (await slotsOf(primary)).get("third")?.confirmed;
+    await sidecar.until("the last confirmation to be seen", ({ slots }) =>
+      slots.some((slot) => slot.name === "third" && slot.primaryConfirmedFlushLsn === confirmed),
+    );
+    await sidecar.until("all to be ready", ({ ready }) => ready);
     const promised = await promisedStreams(cluster, "first", "second", "third");
     await failOver(cluster, sidecar);
     expect(await keptStreams(standby, promised.keys())).toEqual(promised);

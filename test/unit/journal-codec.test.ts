@@ -3,6 +3,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { emptyJournal, type JournalState, type SlotRecord } from "../../src/domain/journal.ts";
 import type { Lsn } from "../../src/domain/lsn.ts";
+import type { Xid } from "../../src/domain/xid.ts";
 import { decodeJournal, encodeJournal } from "../../src/journal/codec.ts";
 import { JournalDamagedError, JournalVersionError } from "../../src/journal/errors.ts";
 
@@ -72,6 +73,7 @@ const slotRecord: fc.Arbitrary<SlotRecord> = fc.record(
     state: fc.constantFrom("seen", "creating", "owned"),
     failover: fc.boolean(),
     served: fc.boolean(),
+    twoPhaseXid: orNull(fc.integer({ min: 0, max: 0xffff_ffff }).map((value) => value as Xid)),
     ours: orNull(identity),
     births: fc.array(
       fc.record({ databaseOid: oid, plugin: text, at: lsn, since: time }, { noNullPrototype: true }),
@@ -221,6 +223,7 @@ const someSlot: SlotRecord = {
   state: "owned",
   failover: false,
   served: false,
+  twoPhaseXid: null,
   ours: { databaseOid: 16_384, plugin: "pgoutput", twoPhase: false },
   births: [],
   staged: [],

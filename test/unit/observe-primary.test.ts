@@ -11,7 +11,13 @@ const SERVER = {
     wal_lsn: "0/100",
     timeline: "00000001",
   },
-  ...{ may_snapshot: null, may_read_files: true, stalled_standby_slots: null, oldest_xid: "800" },
+  ...{
+    may_snapshot: null,
+    may_read_files: true,
+    prepared: null,
+    stalled_standby_slots: null,
+    oldest_xid: "800",
+  },
 };
 const PHYSICAL = {
   ...{

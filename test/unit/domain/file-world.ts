@@ -478,6 +478,7 @@ export class FileWorld {
       maySnapshot: false,
       mayReadFiles: true,
       stalledStandbySlots: [],
+      prepared: [],
       remembered: false,
       oldestXid: this.xid(this.nextXid),
       pins: [...this.pins.values()].map(({ name, xmin }) => ({ name, catalogXmin: this.xid(xmin) })),

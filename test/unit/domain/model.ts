@@ -282,6 +282,7 @@ export class World {
       maySnapshot: true,
       mayReadFiles: true,
       stalledStandbySlots: [],
+      prepared: [],
       remembered: false,
       oldestXid: XMIN,
       pins: [],

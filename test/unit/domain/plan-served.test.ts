@@ -1,10 +1,11 @@
 /** Slots that the server syncs by itself (17+): each rule once, while it is a standby and after a promotion. */
 import { describe, expect, test } from "vitest";
 import { planFinish } from "../../../src/domain/finish.ts";
-import type { SlotRecord } from "../../../src/domain/journal.ts";
+import type { JournalState, SlotRecord } from "../../../src/domain/journal.ts";
 import { noteObservation } from "../../../src/domain/journal-update.ts";
 import { afterServerSync } from "../../../src/domain/plan-served.ts";
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
+import type { Xid } from "../../../src/domain/xid.ts";
 import {
   GUARD,
   guard,
@@ -67,7 +68,7 @@ describe("on a standby", () => {
     [
       "two_phase, and not there: no guard can stand in (G5)",
       [guard(450)],
-      "waiting prepared_transactions_pending",
+      "waiting no_consistent_snapshot",
       there(500, { twoPhase: true }),
     ],
     [
@@ -93,6 +94,29 @@ describe("on a standby", () => {
     expect(planned.is).toBe(is);
     // never made, moved or dropped by us
     expect(planned.does.filter((action) => action.endsWith(" x"))).toEqual([]);
+  });
+
+  test("17 leaves out what was prepared before two_phase was seen, and such a slot is not ready meanwhile (G5)", () => {
+    const twoPhase = { twoPhase: true };
+    const known = (twoPhaseXid: number | null) =>
+      journalOf([record("x", "owned", 500, { ...twoPhase, twoPhaseXid: twoPhaseXid as Xid | null })]);
+    const isReady = (prepared: number, journal: JournalState, serverVersionNum = 170_010, database = "db1") =>
+      planServed({
+        there: [there(500, twoPhase)],
+        here: [here(500, twoPhase), guard(450)],
+        journal,
+        primary: { prepared: [{ database, xid: prepared as Xid }] },
+        standby: { serverVersionNum },
+      }).is;
+    const pending = "waiting prepared_transactions_pending";
+    expect(isReady(749, known(750))).toBe(pending);
+    expect(isReady(750, known(750))).toBe("synced");
+    expect(isReady(749, known(750), 180_004)).toBe("synced");
+    expect(isReady(749, known(750), 170_010, "db2")).toBe("synced");
+    // seen a second time, with 800 the next one; never seen before
+    expect(isReady(800, known(null))).toBe("synced");
+    expect(isReady(799, known(null))).toBe(pending);
+    expect(isReady(900, journalOf())).toBe(pending);
   });
 
   test("a slot of ours in the server's way is dropped once the guard covers it, and not before", () => {
@@ -210,6 +234,12 @@ describe("after a promotion", () => {
       [here(500, { twoPhase: true }), guard(450)],
       { served: false, state: "seen", ours: null, maxTarget: null, twoPhase: true, protection: "waiting" },
       { kind: "keep" },
+    ],
+    [
+      "two_phase, with a transaction that the new primary would take for sent (G5)",
+      [here(500, { twoPhase: true })],
+      { twoPhase: true, protection: "waiting", reason: "prepared_transactions_pending" },
+      { kind: "drop" },
     ],
     ["taken up by its subscriber", [here(500, { activePid: 7 })], {}, { kind: "leave", outcome: "in_use" }],
     [
