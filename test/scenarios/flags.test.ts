@@ -2,6 +2,7 @@
 import { expect, onTestFinished, test } from "vitest";
 import { parseConnInfo } from "../../src/pg/conninfo.ts";
 import { createRegistry, deleteFlags, insertFlags } from "../../src/pg/registry-sql.ts";
+import { alterFailover } from "../../src/pg/sql.ts";
 import { waitStreaming } from "../../src/sandbox/cluster.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import { startCluster } from "../support/cluster-fixture.ts";
@@ -11,6 +12,7 @@ import { describeEach, usedOf } from "../support/majors.ts";
 import { startSidecar, type TestSidecar } from "../support/sidecar.ts";
 import { confirm, slotsOf } from "../support/slots.ts";
 import { failOver, followInstead, untilProblem, untilStaged } from "../support/steps.ts";
+import { eventually } from "../support/wait.ts";
 
 const NO_RULES = { selection: { include: [], exclude: [] }, nap: QUICK };
 
@@ -141,5 +143,37 @@ describeEach([13], usedOf([13]), (major) => {
     );
     expect(notChosen?.map(({ name }) => name)).toEqual(["billing"]);
     expect(slotIn(await cyclesLater(sidecar), "app")?.reason).toBe("restart_pending");
+  });
+});
+
+describeEach([17], usedOf([17]), (major) => {
+  test("the server's own flag, set and cleared during a run, is followed without a rule, and is there after a failover", async () => {
+    const cluster = await startCluster({ major });
+    const { primary, standby } = cluster;
+    const sidecar = await startSidecar(standby, NO_RULES);
+    await untilGuard(sidecar);
+    const replication = await primary.connect("postgres", "postgres", { replication: "database" } as object);
+    onTestFinished(() => replication.end());
+    for (const name of ["app", "billing"]) {
+      await createLogicalSlot(primary, name);
+      await replication.query(alterFailover(name, true));
+    }
+    await sidecar.untilSlot("billing");
+    const status = await sidecar.untilSlot("app");
+    expect(status.slots.map(({ chosenBy }) => chosenBy)).toEqual([["flag"], ["flag"]]);
+    await replication.query(alterFailover("billing", false));
+    const cleared = await sidecar.until("just app", ({ slots }) => slots.length === 1);
+    expect(cleared.notChosen).toMatchObject([
+      { name: "billing", why: "not flagged, slots.include is empty" },
+    ]);
+    await eventually(async () => !(await slotsOf(standby)).has("billing"), { what: "billing to be dropped" });
+
+    await confirm(primary, "app");
+    await sidecar.until("it to be ready", ({ ready }) => ready);
+    await replication.end();
+    await failOver(cluster, sidecar);
+    expect(
+      await standby.query("select slot_name::text as name, failover from pg_catalog.pg_replication_slots"),
+    ).toEqual([{ name: "app", failover: true }]);
   });
 });
