@@ -11,6 +11,9 @@ interface Entry {
 export const MAJORS: readonly number[] = [11, 12, 13, 14, 15, 16, 17, 18];
 
 const CATALOGUE = {
+  flag: {
+    title: "a slot is brought while its flag is set, and dropped here when that is cleared",
+  },
   notAStandby: {
     title: "syncing is refused on a node that is no standby",
   },
@@ -51,6 +54,21 @@ const CATALOGUE = {
   },
   madeAnew: {
     title: "a slot that is dropped and made anew between two looks is another slot, and loses nothing",
+  },
+  exclusive: {
+    title: "a slot that the server syncs cannot be used by anybody else while this is a standby",
+    majors: [17, 18],
+    elsewhere: "the server lets everybody use a standby's slots",
+  },
+  noDatabase: {
+    title: "a primary_conninfo without dbname is told, and the slots are protected all the same",
+    majors: [17, 18],
+    elsewhere: "nothing depends on it",
+  },
+  cascade: {
+    title: "a slot is brought to a standby of a standby, from the primary at the root",
+    majors: [12, 13, 14, 15, 16, 17, 18],
+    elsewhere: "no server tells by which slot it streams, so the chain cannot be proven: refused",
   },
 } as const satisfies Record<string, Entry>;
 

@@ -6,14 +6,15 @@ import { expect } from "vitest";
 import { formatLsn } from "../../src/domain/lsn.ts";
 import { StatusBoard } from "../../src/http/status-board.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
+import { startCascade } from "../support/cascade.ts";
 import { buildCli, cli, writeConfig } from "../support/cli.ts";
 import { startCluster } from "../support/cluster-fixture.ts";
-import { readSlot, repoint, subscribe } from "../support/consumer.ts";
+import { createLogicalSlot, readSlot, repoint, subscribe } from "../support/consumer.ts";
 import { isReady, slotIn } from "../support/file-way.ts";
 import { makeHostile } from "../support/hostile.ts";
 import { loseCatalogRows } from "../support/loss.ts";
-import { positionOf, sidecarSlots, slotsOf } from "../support/slots.ts";
-import { failOver, untilProblem } from "../support/steps.ts";
+import { confirm, peek, positionOf, sidecarSlots, slotsOf } from "../support/slots.ts";
+import { failOver, hasGuard, untilProblem } from "../support/steps.ts";
 import { eventually } from "../support/wait.ts";
 import { logRunningTransactions, waitForReceipt, waitForReplay, writeWal } from "../support/wal.ts";
 import type { Key } from "./catalogue.ts";
@@ -30,6 +31,22 @@ import {
 
 /** What is done and asserted under each title of the catalogue. */
 export const SCENARIOS: Record<Key, (major: number) => Promise<void>> = {
+  flag: async (major) => {
+    const { primary, standby } = await startCluster({ major });
+    const config = writeConfig(standby, { slots: {} });
+    await buildCli();
+    const sidecar = await quickSidecar(standby, { selection: { include: [], exclude: [] } });
+    await createLogicalSlot(primary, "app");
+    const flagged = await cli(["flag", "app", "-c", config.file]);
+    expect(flagged.code, flagged.stderr).toBe(0);
+    await protect(sidecar, standby, "app");
+    const cleared = await cli(["unflag", "app", "-c", config.file]);
+    expect(cleared.code, cleared.stderr).toBe(0);
+    await eventually(async () => !(await slotsOf(standby)).has("app"), {
+      what: "the slot to be dropped here",
+    });
+    expect((await slotsOf(primary)).has("app")).toBe(true);
+  },
   notAStandby: async (major) => {
     const { primary } = await startCluster({ major, standbys: 0 });
     const config = writeConfig(primary, { primary: { dsn: primary.dsn() } });
@@ -254,6 +271,40 @@ export const SCENARIOS: Record<Key, (major: number) => Promise<void>> = {
     expect(promised.get("again")?.join()).toContain(":2");
     expect(promised.get("again")?.join()).not.toContain(":1");
     expect(kept).toEqual(promised);
+  },
+  exclusive: async (major) => {
+    const cluster = await startCluster({ major });
+    const { primary, standby } = cluster;
+    const sidecar = await quickSidecar(standby);
+    await createFailoverSlot(primary, "app");
+    await protectReading(sidecar, cluster, "app");
+    await sidecar.untilSlot("app", "synced");
+    await expect(peek(standby, "app")).rejects.toThrow(/cannot use replication slot "app"/);
+    await expect(confirm(standby, "app", "0/FFFFFFF")).rejects.toThrow(/cannot use replication slot "app"/);
+  },
+  noDatabase: async (major) => {
+    const cluster = await startCluster({ major });
+    const { primary, standby } = cluster;
+    const [shown] = await standby.query<{ primary_conninfo: string }>("show primary_conninfo");
+    const without = shown?.primary_conninfo.replace(/dbname=\S+/, "");
+    await standby.query(`alter system set primary_conninfo = '${without}'`);
+    await standby.query("select pg_catalog.pg_reload_conf()");
+    const sidecar = await quickSidecar(standby);
+    await createFailoverSlot(primary, "app");
+    await sidecar.untilSlot("app", "guarded");
+    const { problems } = await untilProblem(sidecar, "sync_needs_dbname");
+    expect(problems.find(({ code }) => code === "sync_needs_dbname")?.message).toContain("add dbname=");
+    await standby.query("alter system reset primary_conninfo");
+    await standby.query("select pg_catalog.pg_reload_conf()");
+    await protectReading(sidecar, cluster, "app");
+    await sidecar.untilSlot("app", "synced");
+  },
+  cascade: async (major) => {
+    const { root, leaf, sidecar } = await startCascade(major);
+    if (major >= 16) await sidecar.until("the guard", hasGuard);
+    await createFailoverSlot(root, "app");
+    await protect(sidecar, leaf, "app");
+    await sidecar.until("it to be ready", ({ ready }) => ready);
   },
 };
 

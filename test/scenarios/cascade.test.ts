@@ -1,18 +1,13 @@
 /** A standby of a standby is protected from the primary at the root. */
 import { expect, test } from "vitest";
-import { waitStreaming } from "../../src/sandbox/cluster.ts";
-import { eventually } from "../../src/sandbox/poll.ts";
-import type { PgServer } from "../../src/sandbox/server.ts";
 import { createFailoverSlot } from "../conformance/steps.ts";
-import { startCluster } from "../support/cluster-fixture.ts";
+import { startCascade } from "../support/cascade.ts";
 import { createLogicalSlot } from "../support/consumer.ts";
 import { untilRecorded } from "../support/file-way.ts";
 import { describeEach, usedOf } from "../support/majors.ts";
 import { startSidecar } from "../support/sidecar.ts";
 import { confirm } from "../support/slots.ts";
 import {
-  followInstead,
-  hostsOf,
   keptStreams,
   promisedStreams,
   syncSlots,
@@ -22,22 +17,6 @@ import {
   untilStaged,
 } from "../support/steps.ts";
 import { waitForReceipt } from "../support/wal.ts";
-
-/** root → middle → leaf. */
-async function startCascade(major: number, several = false) {
-  const { primary: root, standbys } = await startCluster({ major, standbys: 2 });
-  const [middle, leaf] = standbys as [PgServer, PgServer];
-  await followInstead(leaf, middle);
-  await waitStreaming(middle, leaf.name);
-  const dropped = `select pg_catalog.pg_drop_replication_slot(slot_name) from pg_catalog.pg_replication_slots
-                    where slot_name = '${leaf.name}' and not active`;
-  await eventually(async () => (await root.query(dropped)).length === 1, {
-    what: "the leaf's slot on the root to be given up",
-  });
-  const primary = { dsn: several ? hostsOf(root, middle, leaf) : hostsOf(root), patroniUrl: null };
-  const sidecar = await startSidecar(leaf, { nap: { minMs: 100, maxMs: 500 }, primary });
-  return { root, middle, leaf, sidecar };
-}
 
 describeEach([13, 16, 17], usedOf([13, 16, 17]), (major) => {
   test("a standby of a standby that is promoted when both others are dead has every slot and every change (I1, I2, I4)", async () => {
