@@ -262,6 +262,8 @@ function decideForeign(
         drop: { kind: "drop", ...base, at: position, why: decision.why },
       };
     return {
+      // without its plugin a guard protects nothing
+      ...probeOf(slot, database, input),
       verdict: waiting(
         "name_conflict",
         `${what}: ${decision.why}; it is dropped and made anew once a guard of this standby reaches back to ${formatLsn(confirmed)}. slotsync release ${name} drops it at once`,

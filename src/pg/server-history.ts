@@ -1,15 +1,22 @@
 /** What a server tells of its own past: the serialized snapshots that it still has, and the history of a timeline. */
 import { type Lsn, parseLsn } from "../domain/lsn.ts";
 import type { TimelineHistory } from "../domain/timeline.ts";
+import { isPgError, SQLSTATE } from "./errors.ts";
 import type { PgSession } from "./session.ts";
 import { listSnapshots, timelineHistory } from "./sql.ts";
 
 /** Where there are serialized snapshots; null where the role may not list them. */
 export async function snapshotPositions(session: PgSession): Promise<Lsn[] | null> {
-  const [row] = await session.query<{ names: string | null }>(listSnapshots(session.serverVersionNum), [], {
-    what: "listing the snapshots",
-  });
-  return row?.names === null || row?.names === undefined ? null : positionsIn(row.names.split(" "));
+  try {
+    const [row] = await session.query<{ names?: string }>(listSnapshots(session.serverVersionNum), [], {
+      what: "listing the snapshots",
+    });
+    return row?.names === undefined ? null : positionsIn(row.names.split(" "));
+  } catch (error) {
+    // asked for beforehand, in the same statement, it would fail all the same: rights are checked before anything is run
+    if (isPgError(error, SQLSTATE.insufficientPrivilege)) return null;
+    throw error;
+  }
 }
 
 /** The positions that the names of snapshot files stand for; other names are passed over. */

@@ -332,17 +332,13 @@ SELECT oid::pg_catalog.text AS oid, datname::pg_catalog.text AS name
 export const WAL_SEGMENT_BYTES = `
 SELECT setting AS bytes FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) 'wal_segment_size'`;
 
-const LIST_FOLDER = "pg_catalog.pg_ls_dir(pg_catalog.text,pg_catalog.bool,pg_catalog.bool)";
-
-/** The names of all serialized snapshots, with blanks between them; NULL when the role may not list them. pg_monitor may from 15 on. */
+/** The names of all serialized snapshots, with blanks between them. pg_monitor may list them from 15 on. */
 export function listSnapshots(serverVersionNum: number): string {
-  const [right, names] =
+  const files =
     serverVersionNum >= 150_000
-      ? ["pg_catalog.pg_ls_logicalsnapdir()", "pg_catalog.pg_ls_logicalsnapdir() AS d"]
-      : [LIST_FOLDER, "pg_catalog.pg_ls_dir('pg_logical/snapshots', true, false) AS d(name)"];
-  return `
-SELECT CASE WHEN pg_catalog.has_function_privilege('${right}', 'EXECUTE')
-  THEN (SELECT COALESCE(pg_catalog.string_agg(d.name, ' '), '') FROM ${names}) END AS names`;
+      ? "pg_catalog.pg_ls_logicalsnapdir() AS d"
+      : "pg_catalog.pg_ls_dir('pg_logical/snapshots', true, false) AS d(name)";
+  return `SELECT COALESCE(pg_catalog.string_agg(d.name, ' '), '') AS names FROM ${files}`;
 }
 
 /** The whole WAL segments of a standby, by their names with blanks between them, and how far it has replayed. For pg_monitor. */

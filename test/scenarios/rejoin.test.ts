@@ -11,7 +11,14 @@ import { isReady, QUICK, slotIn, untilTold } from "../support/file-way.ts";
 import { describeEach, testedMajors } from "../support/majors.ts";
 import { startSidecar, type TestSidecar, type TestSidecarOptions } from "../support/sidecar.ts";
 import { confirm, slotsOf } from "../support/slots.ts";
-import { keptStreams, promisedStreams, untilFinished, untilProblem, untilStaged } from "../support/steps.ts";
+import {
+  hasGuard,
+  keptStreams,
+  promisedStreams,
+  untilFinished,
+  untilProblem,
+  untilStaged,
+} from "../support/steps.ts";
 import {
   comeBack,
   rebuildFrom,
@@ -22,6 +29,15 @@ import {
 } from "../support/switchover.ts";
 import { eventually } from "../support/wait.ts";
 import { logRunningTransactions, waitForReplay } from "../support/wal.ts";
+
+const REFUSE = {
+  guardDatabases: "auto",
+  duty: 0.05,
+  provision: "auto",
+  restarts: false,
+  onConflict: "refuse",
+  releaseAfterMs: null,
+} as const;
 
 /** Two nodes with a sidecar beside each, and these slots kept on the standby. */
 async function startPair(major: number, names: readonly string[], options: TestSidecarOptions = {}) {
@@ -138,15 +154,7 @@ function rejoins(major: number): void {
   });
 
   test("refused, they are left alone and told; what a former primary is left with is reported, and released but for what is in use (I7)", async () => {
-    const refuse = {
-      guardDatabases: "auto",
-      duty: 0.05,
-      provision: "auto",
-      restarts: false,
-      onConflict: "refuse",
-      releaseAfterMs: null,
-    } as const;
-    const { former, heir } = await startPair(major, ["kept"], { policy: refuse });
+    const { former, heir } = await startPair(major, ["kept"], { policy: REFUSE });
     const [a, b] = [former.server, heir.server];
     await createLogicalSlot(a, "unwanted");
     await heir.sidecar.stop();
@@ -219,6 +227,40 @@ function rejoins(major: number): void {
       "the name to be free",
       (status) => slotIn(status, "kept")?.reason !== "name_conflict",
     );
+  });
+
+  test("recreated, a slot makes room for its successor only behind a guard: there is no moment without protection (I7, G2)", async () => {
+    const recreate = { ...REFUSE, onConflict: "recreate" } as const;
+    const { former, heir } = await startPair(major, ["idle", "busy"], { policy: recreate });
+    const [a, b] = [former.server, heir.server];
+    await heir.sidecar.until("all to be ready", ({ ready }) => ready);
+    await switchOver(former, heir);
+    await comeBack(former, heir);
+    for (const name of ["busy", "idle"])
+      await untilTold(former.sidecar, name, "name_conflict", "reaches back to");
+    if (major < 16) {
+      await former.sidecar.until("the guards to be staged", ({ restart }) => (restart?.guards ?? 0) > 0);
+      await a.restart();
+    }
+    await former.sidecar.until("the guard", hasGuard);
+    await b.query("insert into t values (1)");
+    // past the guard, wherever that stands, and past what the primary's feedback holds
+    await eventually(
+      async () => {
+        await confirm(b, "busy");
+        await logRunningTransactions(b);
+        return isReady(former.sidecar.status as Status, "busy");
+      },
+      { what: "the busy one to be made anew", intervalMs: 200 },
+    );
+    const told = former.sidecar.history.flatMap((status) => slotIn(status, "busy") ?? []);
+    const last = told.findLastIndex(({ reason }) => reason === "name_conflict");
+    expect(last).toBeGreaterThan(0);
+    for (const { protection, reason } of told.slice(last + 1))
+      expect([reason, protection]).toEqual([null, protection]);
+    // the idle one, to which no guard reaches back, is as it was
+    expect(slotIn(former.sidecar.status as Status, "idle")?.reason).toBe("name_conflict");
+    expect((await slotsOf(a)).has("idle")).toBe(true);
   });
 }
 
