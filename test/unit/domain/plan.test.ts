@@ -145,6 +145,14 @@ const CASES: Case[] = [
     x: "waiting(no_consistent_snapshot)",
   },
   {
+    claim: "13c … and what is wrong with it otherwise is no matter of time",
+    there: [slot("x", 300)],
+    here: [guard(300), slot("x", 300)],
+    journal: journalOf([record("x", "owned", 300, { dropping: true })], { timelineSince: NOW - 59_000 }),
+    actions: ["drop x"],
+    x: "waiting(no_consistent_snapshot)",
+  },
+  {
     claim:
       "14 a slot of the name that the journal does not know is left alone, and the others go on (I7, I9)",
     there: [slot("x", 500), slot("y", 500)],
