@@ -3,6 +3,7 @@ import { describe, expect, test } from "vitest";
 import { planFinish } from "../../../src/domain/finish.ts";
 import type { JournalState, SlotRecord } from "../../../src/domain/journal.ts";
 import { noteObservation } from "../../../src/domain/journal-update.ts";
+import type { UpstreamView } from "../../../src/domain/observation.ts";
 import { afterServerSync } from "../../../src/domain/plan-served.ts";
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
 import type { Xid } from "../../../src/domain/xid.ts";
@@ -130,6 +131,14 @@ describe("on a standby", () => {
     expect(planServed({ here: [ours, guard(900)], journal }).is).toBe("synced");
   });
 
+  test("a slot of ours stays where the guard could not make it anew, and the server's own is dropped by nobody here (I1, I7)", () => {
+    const journal = journalOf([record("x", "owned", 500)]);
+    const unflushed = planServed({ there: [there(2_000)], here: [slot("x", 500), guard(450)], journal });
+    expect(unflushed.does).not.toContain("drop x");
+    const excluded = planServed({ here: [here(500), guard(450)], journal, excluded: ["x"] });
+    expect(excluded.does).not.toContain("drop x");
+  });
+
   test("the guard waits for what the server has not synced, and for nothing else (G1)", () => {
     const movesTo = (local: LogicalSlot[]) =>
       planFor({
@@ -150,6 +159,8 @@ describe("on a standby", () => {
     expect(calls({ here: [guard(450)] })).toBe(true);
     expect(calls({ here: [guard(450)], standby: { syncsSlots: true } })).toBe(false);
     expect(calls({ here: [guard(450)], standby: { conninfoHasDatabase: false } })).toBe(false);
+    // the server refuses to sync from a standby
+    expect(calls({ here: [guard(450)], primary: { upstream: {} as UpstreamView } })).toBe(false);
     expect(calls({ here: [here(500), guard(450)] })).toBe(false);
     expect(calls({ here: [here(400), guard(450)] })).toBe(true);
     // one that the primary has no more, or not flagged, is the server's to drop
