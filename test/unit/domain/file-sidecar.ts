@@ -76,6 +76,7 @@ interface Recorded {
   /** Counted without end. */
   xmin: number | null;
   confirmed: bigint | null;
+  restart: bigint;
   db: number;
   plugin: string;
   twoPhase: boolean;
@@ -688,11 +689,11 @@ export class FileSidecar {
       must(seen.confirmed !== null && slot.confirmed <= seen.confirmed, "I1, I6: never ahead", detail(slot));
       must(slot.confirmed <= world.replay, "I1, I6: not past the end of WAL", detail(slot));
       // at the very position of the primary's, it needs no older rows than that one
-      const needs =
-        copied.has(slot.name) && slot.confirmed === seen.confirmed
-          ? Math.max(slot.xmin, seen.xmin ?? 0)
-          : slot.xmin;
-      const unsound = world.whyUnsound(slot, rowsToo ? needs : null);
+      const exact = copied.has(slot.name) && slot.confirmed === seen.confirmed;
+      const needs = exact ? Math.max(slot.xmin, seen.xmin ?? 0) : slot.xmin;
+      // one made anew there may show an xmin that is older than its rows: it takes that of other slots
+      const sends = exact && seen.restart > slot.restart ? seen.restart : slot.restart;
+      const unsound = world.whyUnsound(slot, rowsToo ? needs : null, sends);
       must(unsound === null, `I6: nothing unsafe wears a real name: ${unsound}`, detail(slot));
     }
     if (!this.untouched || journal.problems.length > 0) return;
@@ -719,6 +720,7 @@ function recordedOf(slot: LogicalSlot, xmin: number | null): Recorded {
   return {
     xmin,
     confirmed: slot.confirmedFlushLsn,
+    restart: slot.restartLsn ?? 0n,
     db: slot.databaseOid,
     plugin: slot.plugin,
     twoPhase: slot.twoPhase,

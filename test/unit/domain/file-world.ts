@@ -618,9 +618,10 @@ export class FileWorld {
 
   /**
    * Why reading this slot on the promoted standby would not give everything, or null (I2, I3, I4). Rows whose removal lies before its
-   * `restart` were deleted by transactions that had ended by then: it never looks for them.
+   * `restart` were deleted by transactions that had ended by then: it never looks for them; nor does one at the very position of another
+   * slot for those whose removal lies before where that one's decoding begins (`sends`), for it sends no transaction of before.
    */
-  whyUnsound(slot: Position, xmin: number | null): string | null {
+  whyUnsound(slot: Position, xmin: number | null, sends = slot.restart): string | null {
     if (slot.restart < this.walKept) return `I3: its WAL from ${slot.restart} on is gone`;
     // what was never received is not there to be decoded
     const end = slot.confirmed < this.flushed ? slot.confirmed : this.flushed;
@@ -631,7 +632,7 @@ export class FileWorld {
     });
     if (consistentAt === null) return "I2: it starts too late";
     const removed = this.removals.findLast(({ lsn }) => lsn <= this.flushed);
-    if (xmin === null || removed === undefined || removed.lsn <= slot.restart) return null;
+    if (xmin === null || removed === undefined || removed.lsn <= sends) return null;
     return removed.before > xmin ? `I4: rows deleted before ${removed.before} are gone` : null;
   }
 }
