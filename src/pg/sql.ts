@@ -69,9 +69,10 @@ const STALLED_STANDBY_SLOTS = `(SELECT pg_catalog.string_agg(n.name, ',') FROM (
                 WHERE r.slot_name OPERATOR(pg_catalog.=) n.name AND r.active))`;
 
 /**
- * One poll of the primary, one round trip (I12), with the flags when it is known that there is a registry to read. The statements of a script run in order. The WAL position comes before the list: every
- * slot that is made after the position was read starts at or past it (G1). Whether the standby's feedback holds catalog rows comes
- * before all that proves rows kept until now: what was removed between the one and the other would else go unseen (I4).
+ * One poll of the primary, one round trip (I12), with the flags when it is known that there is a registry to read. The statements of a
+ * script run in order. The WAL position comes before the list: every slot that is made after the position was read starts at or past it
+ * (G1). Whether the standby's feedback holds catalog rows comes before all that proves rows kept until now: what was removed between the
+ * one and the other would else go unseen (I4).
  */
 export function pollPrimary(
   serverVersionNum: number,
