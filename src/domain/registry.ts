@@ -31,3 +31,8 @@ export function registryOf(names: readonly unknown[]): Registry {
 export function isFlaggedIn(registry: Registry, name: string, before: boolean): boolean {
   return registry.kind === "read" ? registry.names.has(name) : before;
 }
+
+/** Why a registry of somebody else's is not read, with the remedy; `role` as SQL takes it. */
+export function untrustedOwner(database: string, role: string): string {
+  return `${REGISTRY_TABLE} in database "${database}", or its schema, belongs to a role that could have it do things in our name: if you know what that role has made there, let a superuser run ALTER SCHEMA slotsync OWNER TO ${role}; ALTER TABLE ${REGISTRY_TABLE} OWNER TO ${role}; else DROP it, and flag the slots again`;
+}

@@ -2,7 +2,7 @@
 import { type Lsn, parseLsn, parseLsnOrNull } from "../domain/lsn.ts";
 import { PIN_PREFIX } from "../domain/names.ts";
 import type { PrimaryView } from "../domain/observation.ts";
-import { REGISTRY_TABLE, type Registry, registryOf } from "../domain/registry.ts";
+import { REGISTRY_TABLE, type Registry, registryOf, untrustedOwner } from "../domain/registry.ts";
 import { parseXid } from "../domain/xid.ts";
 import { describeError } from "../pg/errors.ts";
 import type { RegistryState } from "../pg/registry-sql.ts";
@@ -80,6 +80,8 @@ function registryIn({ server, flags }: Poll, { database }: PgSession, failure: s
         kind: "unreadable",
         why: `GRANT USAGE ON SCHEMA slotsync TO ${role}; GRANT SELECT ON ${REGISTRY_TABLE} TO ${role}; in database "${database}" on the primary`,
       };
+    case "untrusted":
+      return { kind: "unreadable", why: untrustedOwner(database, role) };
     case "foreign":
       return {
         kind: "unreadable",

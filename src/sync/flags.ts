@@ -2,7 +2,7 @@
 import type { Config } from "../config/load.ts";
 import { type Flag, type FlagSlot, type FlagStep, type FlagView, SERVER_FLAG_SINCE } from "../domain/flag.ts";
 import { isValidSlotName } from "../domain/names.ts";
-import { REGISTRY_TABLE } from "../domain/registry.ts";
+import { REGISTRY_TABLE, untrustedOwner } from "../domain/registry.ts";
 import { directoryOf } from "../observe/files.ts";
 import { observeStandby } from "../observe/standby.ts";
 import { describeError, isPgError, SQLSTATE } from "../pg/errors.ts";
@@ -107,6 +107,8 @@ async function readFlags(
       throw new FlagError(
         `the role ${role} may not read ${REGISTRY_TABLE} in database "${session.database}": GRANT USAGE ON SCHEMA slotsync TO ${role}; GRANT SELECT ON ${REGISTRY_TABLE} TO ${role}`,
       );
+    case "untrusted":
+      throw new FlagError(untrustedOwner(session.database, role));
     case "foreign":
       throw new FlagError(
         `${REGISTRY_TABLE} in database "${session.database}" is not the table that slotsync flag makes: DROP it, and flag the slots again`,

@@ -25,10 +25,12 @@ describeEach(MAJORS, usedOf(MAJORS), (major) => {
     cluster = await startCluster({ major, standbys: 0, lifetime: "manual" });
     primary = cluster.primary;
     await primary.query(`
-      CREATE ROLE "Side car" LOGIN REPLICATION; GRANT pg_monitor TO "Side car";
+      CREATE ROLE "Side car" LOGIN REPLICATION; GRANT pg_monitor TO "Side car"; CREATE ROLE other_one;
       CREATE TABLE public.caught (by text); GRANT INSERT ON public.caught TO PUBLIC;
       CREATE FUNCTION public.evil(text) RETURNS text LANGUAGE sql VOLATILE AS
-        $$ INSERT INTO public.caught VALUES (current_user); SELECT $1 $$`);
+        $$ INSERT INTO public.caught VALUES (current_user); SELECT $1 $$;
+      CREATE FUNCTION public.quiet() RETURNS text LANGUAGE plpgsql IMMUTABLE AS
+        $$ BEGIN IF current_user = 'Side car' THEN PERFORM public.evil('app'); END IF; RETURN ''; END $$`);
     await createLogicalSlot(primary, "app");
   });
   afterAll(() => cluster.dispose());
@@ -134,6 +136,39 @@ describeEach(MAJORS, usedOf(MAJORS), (major) => {
     const seen = await look(session);
     // a type of another's is shown as it is, without its cast; from then on it is known for what it is
     if (seen.kind !== "read") expect(seen).toEqual(unreadable("is not the table that slotsync flag makes"));
+  });
+
+  const OTHERS = `${TABLE}; ALTER TABLE slotsync.failover_slot OWNER TO other_one`;
+  const INDEX = "CREATE INDEX ON slotsync.failover_slot ((name || public.quiet()))";
+  const PARTIAL = "CREATE INDEX ON slotsync.failover_slot (name) WHERE public.quiet() = ''";
+  test.each([
+    ["an index over a function", INDEX],
+    ["an index with a function in its condition", PARTIAL],
+  ])(
+    "%s of another's, which the server would run to plan the read, runs nothing under our role (I13)",
+    async (_, sql) => {
+      const session = await connect();
+      await primary.query(`${OTHERS}; ${sql}`);
+      expect(await look(session)).toEqual(unreadable("ALTER TABLE slotsync.failover_slot OWNER TO"));
+      await primary.query("DROP SCHEMA slotsync CASCADE");
+      await primary.query(TABLE);
+      expect(await look(session)).toEqual(read("app"));
+      // in its place between two polls
+      await primary.query("DROP SCHEMA slotsync CASCADE");
+      await primary.query(`${OTHERS}; ${sql}`);
+      expect(await look(session)).toEqual(unreadable("ALTER TABLE slotsync.failover_slot OWNER TO"));
+    },
+  );
+
+  test("whose table it is and whose schema: members of our role are trusted as it is itself (I13)", async () => {
+    const session = await connect();
+    await primary.query(TABLE);
+    await primary.query("ALTER SCHEMA slotsync OWNER TO other_one");
+    expect(await look(session)).toEqual(unreadable("ALTER SCHEMA slotsync OWNER TO"));
+    await primary.query('GRANT "Side car" TO other_one');
+    expect(await look(session)).toEqual(read("app"));
+    await primary.query('REVOKE "Side car" FROM other_one; ALTER SCHEMA slotsync OWNER TO "Side car"');
+    expect(await look(session)).toEqual(read("app"));
   });
 
   test("what others may hang on it or fill it with stays out: children, floods, names without end (I13)", async () => {

@@ -103,6 +103,13 @@ describe("the registry is read in the poll itself (I12)", () => {
       },
     ],
     [
+      "untrusted",
+      {
+        kind: "unreadable",
+        why: expect.stringContaining('ALTER TABLE slotsync.failover_slot OWNER TO "Side car"'),
+      },
+    ],
+    [
       "foreign",
       { kind: "unreadable", why: expect.stringContaining("is not the table that slotsync flag makes") },
     ],
