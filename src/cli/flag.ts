@@ -98,7 +98,8 @@ async function change(
   const steps = names.map((name) => planFlag(name, on, access.view));
   const { sql, commands } = statementsFor(steps, on, access, printSql);
   if (printSql) {
-    for (const line of [...sql, ...commands.map(({ text }) => text)]) output.print(`${line}\n`);
+    for (const line of [...inOneTransaction(sql), ...commands.map(({ text }) => text)])
+      output.print(`${line}\n`);
     output.tell(howToRun(access, sql.length > 0, commands.length > 0));
     return tellSteps(
       steps.filter(({ refusal }) => refusal !== null),
@@ -114,6 +115,11 @@ async function change(
   await runSql(access, sql);
   const failures = await runCommands(access, commands);
   return tellSteps(steps, failures, (line) => output.print(`${line}\n`));
+}
+
+/** A registry that is there, and empty for a moment, would have the slots dropped that are about to be flagged again. */
+export function inOneTransaction(sql: readonly string[]): readonly string[] {
+  return sql.length > 1 ? ["BEGIN;", ...sql, "COMMIT;"] : sql;
 }
 
 function howToRun({ database }: FlagAccess, sql: boolean, commands: boolean): string {

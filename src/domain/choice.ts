@@ -98,7 +98,7 @@ export function choiceProblems(
       {
         code: "registry_missing",
         severity: "doubt",
-        message: `${REGISTRY_TABLE}, which flagged ${some(lost)}, is gone from database "${registry.database}" of the primary (they stay protected meanwhile): correct the database in primary.dsn if it is another one, or make it again with slotsync flag, or give them up with slotsync unflag`,
+        message: `${REGISTRY_TABLE}, which flagged ${some(lost)}, is gone from database "${registry.database}" of the primary (they stay protected meanwhile): correct the database in primary.dsn if it is another one, or make it again with one slotsync flag that names all that are to stay: what it does not name is given up`,
       },
     ];
   const problems: Problem[] = [];

@@ -1,5 +1,6 @@
 /** What `slotsync flag` and `unflag` do for a slot, before 17 in the registry, from 17 on with the server's own flag. */
 import { describe, expect, test } from "vitest";
+import { inOneTransaction } from "../../../src/cli/flag.ts";
 import { type FlagSlot, type FlagView, planFlag, whyNoName } from "../../../src/domain/flag.ts";
 import { statementsFor } from "../../../src/sync/flags.ts";
 
@@ -106,4 +107,20 @@ describe("the statements", () => {
   test("who may not create schemas does not ask for one that is there", () => {
     expect(of(true, view(15, [{}], null), false, true)).toEqual([...CREATE.slice(1), "INSERT INTO"]);
   });
+});
+
+test("what is printed makes the registry with its flags in one transaction: an empty one would have slots dropped (I7)", () => {
+  const seen = view(15, [{}], null);
+  const { sql } = statementsFor(
+    [planFlag("app", true, seen)],
+    true,
+    { view: seen, roleIdent: "r", hasSchema: false },
+    true,
+  );
+  const printed = inOneTransaction(sql);
+  expect(printed.at(0)).toBe("BEGIN;");
+  expect(printed.at(-2)).toMatch(/^INSERT INTO/);
+  expect(printed.at(-1)).toBe("COMMIT;");
+  expect(inOneTransaction([])).toEqual([]);
+  expect(inOneTransaction(["DELETE"])).toEqual(["DELETE"]);
 });
