@@ -58,6 +58,11 @@ export class CycleMemory {
     return failures;
   }
 
+  /** False while what failed last time rests. */
+  mayTry(key: string, now: number): boolean {
+    return (this.#backoff.get(key)?.retryAt ?? 0) <= now;
+  }
+
   succeeded(key: string): void {
     this.#backoff.delete(key);
   }

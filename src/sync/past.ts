@@ -1,4 +1,5 @@
 /** What this node's past and its primary's have in common, for the slots that are left from when it was a primary itself. */
+import { failureOf } from "../apply/errors.ts";
 import type { PrimaryView, StandbyView } from "../domain/observation.ts";
 import { isOurs } from "../domain/ownership.ts";
 import { slotNamed } from "../domain/slot.ts";
@@ -30,6 +31,9 @@ function sameLife(a: object, b: object | null): boolean {
   return text(a) === text(b);
 }
 
+/** Where the back-off of reading it is kept; no slot can have this name. */
+const HISTORY_KEY = "primary:history";
+
 /** Reads the history of the primary's timeline where a slot is in the way that may be of this node's own past. */
 export async function learnHistory(
   sidecar: Sidecar,
@@ -44,15 +48,20 @@ export async function learnHistory(
     const local = slotNamed(standby.slots, name);
     return local !== undefined && !isOurs(local, journal.slots.get(name));
   });
-  if (!inTheWay) return;
+  if (!inTheWay || !sidecar.memory.mayTry(HISTORY_KEY, sidecar.now())) return;
   try {
     const { timeline } = primary;
     const forks = await readTimelineHistory(
       () => sidecar.primary.openReplication(sidecar.lastLook.primaryConninfo, "history"),
       timeline,
     );
+    sidecar.memory.succeeded(HISTORY_KEY);
     sidecar.journal = { ...sidecar.journal, history: { timeline, forks } };
   } catch (error) {
-    sidecar.log.warn(`the history of the primary's timeline could not be read: ${describeError(error)}`);
+    // each attempt is a connection to the primary (I12)
+    const failures = sidecar.memory.failed(HISTORY_KEY, failureOf(error), sidecar.now());
+    sidecar.log[failures === 1 ? "warn" : "debug"](
+      `the history of the primary's timeline could not be read: ${describeError(error)}`,
+    );
   }
 }
