@@ -55,14 +55,18 @@ function verdictOfServed(slot: PrimarySlot, local: StandbySlot, input: PlanInput
       `the slot that the server has synced is not usable (${unsafe ?? "the primary's is being made"}): it drops or mends it itself`,
     );
   if (!slot.failover && !input.primary.remembered)
-    return waiting(
-      "name_conflict",
-      "the primary's slot is not flagged to survive a failover any more: the server drops the one that it has synced here, then it is made anew",
+    return (
+      preparedTooEarly(slot, input) ??
+      waiting(
+        "name_conflict",
+        "the primary's slot is not flagged to survive a failover any more: the server drops the one that it has synced here, then it is made anew",
+      )
     );
   return (
+    // first of all: after a promotion the other doubts have passed, and this reason alone tells that the slot may not be kept (G5)
+    preparedTooEarly(slot, input) ??
     notFlushed(confirmed, input) ??
     doubtsOf(local, { ...UNPROVISIONED, proof: PROVEN }, slot, input) ??
-    preparedTooEarly(slot, input) ??
     pluginUnproven(local.plugin, input) ??
     SYNCED
   );

@@ -120,6 +120,21 @@ describe("on a standby", () => {
     expect(isReady(900, journalOf())).toBe(pending);
   });
 
+  test.each<[string, Partial<LogicalSlot>, Partial<LogicalSlot>]>([
+    ["confirmed past what is here", { confirmedFlushLsn: lsn(2_000) }, {}],
+    ["rows not known to be kept", {}, { catalogXmin: 650 as never }],
+    ["unflagged meanwhile", { failover: false }, {}],
+  ])("no doubt that passes hides a transaction that 17 would leave out (G5): %s", (_, remote, local) => {
+    const twoPhase = { twoPhase: true };
+    const { is } = planServed({
+      there: [there(500, { ...twoPhase, ...remote })],
+      here: [here(500, { ...twoPhase, ...local }), guard(450)],
+      journal: journalOf([record("x", "owned", 500, { ...twoPhase, twoPhaseXid: 750 as Xid })]),
+      primary: { prepared: [{ database: "db1", xid: 749 as Xid }] },
+    });
+    expect(is).toBe("waiting prepared_transactions_pending");
+  });
+
   test("a slot of ours in the server's way is dropped once the guard covers it, and not before", () => {
     const ours = slot("x", 500);
     const journal = journalOf([record("x", "owned", 500)]);
