@@ -14,7 +14,7 @@ import { type StandbySlot, sameIdentity, slotNamed } from "./slot.ts";
 
 /** One thing to do on the new primary. */
 export type FinishStep =
-  | { kind: "keep"; record: SlotRecord; position: Lsn }
+  | { kind: "keep"; record: SlotRecord; position: Lsn; why?: string }
   | { kind: "advance"; record: SlotRecord; restart: Lsn; to: Lsn }
   | {
       kind: "materialise";
@@ -80,6 +80,8 @@ export interface FinishInput {
   journal: JournalState;
   slots: readonly StandbySlot[];
   endOfWal: Lsn;
+  /** 17+: names in `synchronized_standby_slots` of this primary that no standby streams by. */
+  stalledStandbySlots?: readonly string[];
 }
 
 /** Decides for every slot in the journal, those that can share a decoding together. */
@@ -113,9 +115,25 @@ function finishSlot(record: SlotRecord, input: FinishInput): FinishStep {
     const step = record.obsolete ? none(record, why) : materialise(record, input, why);
     return step.kind === "materialise" ? step : { kind: "drop", record, why };
   }
-  const to = minLsn(confirmed, input.endOfWal);
-  if (local.confirmedFlushLsn >= to) return { kind: "keep", record, position: local.confirmedFlushLsn };
-  return { kind: "advance", record, restart: local.restartLsn ?? local.confirmedFlushLsn, to };
+  return bringOn(record, local, local.confirmedFlushLsn, minLsn(confirmed, input.endOfWal), input);
+}
+
+/**
+ * To its exact position. The server makes an advance of a flagged slot wait for `synchronized_standby_slots`, and right after a failover
+ * they are those of standbys that are gone: the slot would be in use for nothing, and its subscriber locked out. It stays where it is then.
+ */
+function bringOn(
+  record: SlotRecord,
+  { failover, restartLsn }: StandbySlot,
+  position: Lsn,
+  to: Lsn,
+  { stalledStandbySlots: stalled = [] }: FinishInput,
+): FinishStep {
+  if (position >= to) return { kind: "keep", record, position };
+  if (!failover || stalled.length === 0)
+    return { kind: "advance", record, restart: restartLsn ?? position, to };
+  const why = `synchronized_standby_slots names ${stalled.map((name) => `"${name}"`).join(", ")}, which no standby streams from, so it could not be brought to ${formatLsn(to)}: its subscriber is held back until one does, and may then receive changes again that it has confirmed`;
+  return { kind: "keep", record, position, why };
 }
 
 /**
@@ -148,9 +166,7 @@ function finishServed(record: SlotRecord, local: StandbySlot, input: FinishInput
     const step = materialise(record, input, "a guard was what protected it");
     if (step.kind === "materialise") return step;
   }
-  const to = minLsn(confirmed, input.endOfWal);
-  if (position >= to) return { kind: "keep", record, position };
-  return { kind: "advance", record, restart: local.restartLsn ?? position, to };
+  return bringOn(record, local, position, minLsn(confirmed, input.endOfWal), input);
 }
 
 function whyServedUnsafe(record: SlotRecord, local: StandbySlot): string | null {
@@ -260,7 +276,7 @@ function outcomeOf(step: FinishStep): {
 } {
   switch (step.kind) {
     case "keep":
-      return { outcome: "kept", position: step.position, detail: null };
+      return { outcome: "kept", position: step.position, detail: step.why ?? null };
     case "advance":
       return { outcome: "advanced", position: step.to, detail: null };
     case "materialise":

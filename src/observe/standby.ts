@@ -154,6 +154,8 @@ interface PromotedRow {
   replay_lsn: string | null;
   wal_lsn: string | null;
   timeline: string | null;
+  /** NULL before 17. */
+  stalled_standby_slots: string | null;
 }
 
 /** What one look at a promoted server saw. */
@@ -164,6 +166,8 @@ export interface PromotedView {
   endOfWal: Lsn | null;
   walLsn: Lsn;
   timeline: number | null;
+  /** 17+: names in `synchronized_standby_slots` that no standby streams by: a flagged slot cannot be advanced until they are served. */
+  stalledStandbySlots: readonly string[];
   slots: StandbySlot[];
   /** Of slots of every kind. */
   slotNames: string[];
@@ -182,6 +186,7 @@ export async function observePromoted(session: PgSession): Promise<PromotedView>
     endOfWal: parseLsnOrNull(server.replay_lsn),
     walLsn: parseLsnOrNull(server.wal_lsn) ?? ZERO,
     timeline: server.timeline === null ? null : Number.parseInt(server.timeline, 16),
+    stalledStandbySlots: server.stalled_standby_slots?.split(",") ?? [],
     slots: toLogicalSlots(slots),
     slotNames: slots.map(({ name }) => name),
   };

@@ -61,7 +61,7 @@ const READ_FILE =
 /** Prepared transactions by their ids, with their databases. */
 const PREPARED = `(SELECT pg_catalog.json_object_agg(x.transaction::pg_catalog.text, x.database::pg_catalog.text)::pg_catalog.text FROM pg_catalog.pg_prepared_xacts AS x)`;
 
-/** Names in synchronized_standby_slots that no standby streams by: walsenders of failover slots wait for each of them. */
+/** Names in synchronized_standby_slots that no standby streams by: walsenders and advances of failover slots wait for each of them. */
 const STALLED_STANDBY_SLOTS = `(SELECT pg_catalog.string_agg(n.name, ',') FROM (
          SELECT pg_catalog.btrim(s.item, ' "') AS name
            FROM pg_catalog.unnest(pg_catalog.string_to_array(pg_catalog.current_setting('synchronized_standby_slots', true), ',')) AS s(item)) AS n
@@ -288,7 +288,8 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text AS replay_lsn,
        CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_lsn()::pg_catalog.text END AS wal_lsn,
        CASE WHEN NOT pg_catalog.pg_is_in_recovery()
-            THEN pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END AS timeline;
+            THEN pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END AS timeline,
+       ${serverVersionNum >= 170_000 ? STALLED_STANDBY_SLOTS : "NULL::pg_catalog.text"} AS stalled_standby_slots;
 SELECT ${slotColumns(serverVersionNum)}, ${IN_OWN_USE} FROM pg_catalog.pg_replication_slots`;
 }
 

@@ -55,7 +55,12 @@ async function finishPromotion(context: FinishContext, tookBack: boolean): Promi
   assertSameCluster(journal, look.systemIdentifier);
   // a restart since the promotion has made the server forget it; then what was flushed when last observed is a safe lower bound
   const endOfWal = look.endOfWal ?? journal.standbyFlushedLsn ?? look.walLsn;
-  const steps = planFinish({ journal, slots: look.slots, endOfWal });
+  const steps = planFinish({
+    journal,
+    slots: look.slots,
+    endOfWal,
+    stalledStandbySlots: look.stalledStandbySlots,
+  });
   await context.record(noteFinishIntents(journal, steps));
 
   const errors = await runSteps(steps, context);

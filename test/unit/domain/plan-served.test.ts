@@ -1,6 +1,6 @@
 /** Slots that the server syncs by itself (17+): each rule once, while it is a standby and after a promotion. */
 import { describe, expect, test } from "vitest";
-import { planFinish } from "../../../src/domain/finish.ts";
+import { finishedSlot, planFinish } from "../../../src/domain/finish.ts";
 import type { JournalState, SlotRecord } from "../../../src/domain/journal.ts";
 import { noteObservation } from "../../../src/domain/journal-update.ts";
 import type { UpstreamView } from "../../../src/domain/observation.ts";
@@ -278,6 +278,31 @@ describe("after a promotion", () => {
   ])("%s", (_, local, known, step) => {
     expect(finish(local, known)).toMatchObject(step);
   });
+
+  test.each<[string, boolean, string[], object]>([
+    [
+      "flagged, and a standby is missing",
+      true,
+      ["gone"],
+      { kind: "keep", position: lsn(400), why: /"gone"/ },
+    ],
+    ["flagged, and none is missing", true, [], { kind: "advance" }],
+    ["not flagged", false, ["gone"], { kind: "advance" }],
+  ])(
+    "an advance that would wait for synchronized_standby_slots is left out: %s",
+    (_, failover, stalled, step) => {
+      const served = record("x", "owned", 500, { failover, served: true, maxTarget: lsn(400) });
+      const [planned] = planFinish({
+        journal: journalOf([served]),
+        slots: [here(400, { failover })],
+        endOfWal: lsn(1_000),
+        stalledStandbySlots: stalled,
+      });
+      const { why, ...rest } = step as { why?: RegExp };
+      expect(planned).toMatchObject(rest);
+      if (why) expect(planned && finishedSlot(planned, lsn(1_000), null).detail).toMatch(why);
+    },
+  );
 
   test("slots that are flagged do not share a copy: it would lose the flag", () => {
     const far = lsn(500_000_000);
