@@ -8,6 +8,7 @@ import type { Lsn } from "../domain/lsn.ts";
 import { isOwnSlotName } from "../domain/names.ts";
 import type { PrimaryView, StandbyView } from "../domain/observation.ts";
 import { isOurs } from "../domain/ownership.ts";
+import { whyLacksUnknown } from "../domain/prerequisites.ts";
 import { slotNamed } from "../domain/slot.ts";
 import { readJournal } from "../journal/store.ts";
 import { observeStandby } from "../observe/standby.ts";
@@ -91,10 +92,11 @@ async function release(
     const known = await observeStandby(await standby.control());
     if (!known.view.inRecovery)
       throw new CommandError("this node is a primary: its slots are dropped by its operator alone", EXIT.no);
+    const recorded = async () => (await readJournal(config.stateDirectory)) ?? emptyJournal("00000000");
     const seen = allInactive
-      ? await observe(standby, primary, known, warn)
+      ? await observe(standby, primary, known, await recorded(), warn)
       : { here: known.view, there: null };
-    const journal = (await readJournal(config.stateDirectory)) ?? emptyJournal("00000000");
+    const journal = await recorded();
     const all = allInactive ? leftoversOf(seen.there, seen.here, journal).map(({ name }) => name) : [];
     const results: Released[] = [];
     for (const name of new Set([...names, ...all])) {
@@ -121,13 +123,16 @@ async function observe(
   standby: StandbyLink,
   primary: PrimaryLink,
   known: Awaited<ReturnType<typeof observeStandby>>,
+  journal: JournalState,
   warn: (warning: string) => void,
 ): Promise<{ here: StandbyView; there: PrimaryView | null }> {
   try {
     const seen = await observeBoth(standby, primary, known, null);
-    const same =
-      seen.primary.systemIdentifier === seen.look.view.systemIdentifier && !seen.primary.inRecovery;
-    return { here: seen.look.view, there: same ? seen.primary : null };
+    const here = seen.look.view;
+    // a slot that the wrong server lacks, or the right one still makes, is not left over
+    const why = whyLacksUnknown(seen.primary, here, journal, Date.now(), primary.problems);
+    if (why !== null) warn(`logical slots are left out: ${why}`);
+    return { here, there: why === null ? seen.primary : null };
   } catch (error) {
     if (!(error instanceof PrimaryUnreachableError)) throw error;
     warn(`logical slots are left out, for ${describeError(error)}`);

@@ -4,6 +4,7 @@
  */
 import { createsOnStandby } from "./capability.ts";
 import { cascadeProblem } from "./cascade.ts";
+import { inGrace } from "./grace.ts";
 import type { JournalState } from "./journal.ts";
 import { describeLeftovers, leftoversOf } from "./leftovers.ts";
 import { isForeignGuard } from "./names.ts";
@@ -242,6 +243,21 @@ export function leftoverProblems(
   return leftovers.length === 0 ? [] : [warning("leftover_slots", describeLeftovers(leftovers))];
 }
 
+/** Why what the primary shows does not tell which slots it lacks, or null. `extra` are problems that neither server shows. */
+export function whyLacksUnknown(
+  primary: PrimaryView,
+  standby: StandbyView,
+  journal: JournalState,
+  now: number,
+  extra: readonly Problem[] = [],
+): string | null {
+  const wrong = [...primaryProblems(primary, standby, journal), ...extra].find(isOfWrongServer);
+  if (wrong) return wrong.message;
+  return inGrace(journal, primary, now)
+    ? "the primary has changed a moment ago, and what it lacks may be being made there just now: name them, or try again when the sidecar has followed that primary for a minute"
+    : null;
+}
+
 /** True when something stands against syncing and against being ready. */
 export function anyStop(problems: readonly Problem[]): boolean {
   return problems.some((problem) => problem.severity === "stop");
@@ -258,5 +274,9 @@ const WRONG_SERVER = [
 
 /** False when the other server may not be this standby's primary, or its positions not of the standby's WAL: what it says must not be recorded. */
 export function trustworthy(problems: readonly Problem[]): boolean {
-  return !problems.some((problem) => WRONG_SERVER.includes(problem.code));
+  return !problems.some(isOfWrongServer);
+}
+
+function isOfWrongServer({ code }: Problem): boolean {
+  return WRONG_SERVER.includes(code);
 }

@@ -2,7 +2,14 @@ import { expect, test } from "vitest";
 import { auditServerSync } from "../../../src/domain/audit.ts";
 import type { JournalState } from "../../../src/domain/journal.ts";
 import type { PrimaryView, StandbyView } from "../../../src/domain/observation.ts";
-import { anyStop, primaryProblems, standbyProblems, trustworthy } from "../../../src/domain/prerequisites.ts";
+import {
+  anyStop,
+  type Problem,
+  primaryProblems,
+  standbyProblems,
+  trustworthy,
+  whyLacksUnknown,
+} from "../../../src/domain/prerequisites.ts";
 import { journalOf, NOW, primaryView, slot, standbyView } from "./build.ts";
 
 interface Case {
@@ -276,3 +283,31 @@ test("whether a standby follows a primary at which its slot is not in use must b
   expect(trustworthy(hidden)).toBe(false);
   expect(trustworthy(problemsOf({ primary: inactive }))).toBe(true);
 });
+
+test.each<[string, Partial<PrimaryView>, Partial<JournalState>, Problem["code"] | null, RegExp | null]>([
+  ["the primary followed for long", {}, {}, null, null],
+  ["another cluster's", { systemIdentifier: "2" }, {}, null, /another cluster/],
+  ["a standby", { inRecovery: true }, {}, null, /standby itself/],
+  ["a former primary that still runs", { timeline: 1 }, { standbyTimeline: 2 }, null, /timeline/],
+  ["beside another one", {}, {}, "split_brain", /told elsewhere/],
+  [
+    "a new one, whose slots may be being made",
+    {},
+    { timelineSince: NOW - 30_000 },
+    null,
+    /changed a moment ago/,
+  ],
+  ["a new one that no sidecar has seen yet", {}, { primaryTimeline: 1 }, null, /changed a moment ago/],
+])(
+  "which slots a primary lacks is believed of none but the right one (I7): %s",
+  (_, there, known, told, why) => {
+    const primary = primaryView([], { timeline: 2, ...there });
+    const standby = standbyView([], { receivedTimeline: 2 });
+    const journal = journalOf([], { primaryTimeline: 2, timelineSince: 0, ...known });
+    const extra: Problem[] =
+      told === null ? [] : [{ code: told, severity: "stop", message: "told elsewhere" }];
+    const answer = whyLacksUnknown(primary, standby, journal, NOW, extra);
+    if (why === null) expect(answer).toBeNull();
+    else expect(answer).toMatch(why);
+  },
+);
