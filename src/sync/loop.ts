@@ -15,7 +15,7 @@ import { nextNap, retryDelay } from "../domain/nap.ts";
 import { buildStatus } from "../domain/status.ts";
 import { JournalWriteError } from "../journal/errors.ts";
 import { isStandby, observeStandby } from "../observe/standby.ts";
-import { describeError } from "../pg/errors.ts";
+import { ConnectError, describeError } from "../pg/errors.ts";
 import { sleep } from "../pg/sleep.ts";
 import { type CycleResult, runCycle } from "./cycle.ts";
 import { finishOnce } from "./finish.ts";
@@ -88,6 +88,7 @@ async function liveAsStandby(sidecar: Sidecar, sign: Sign): Promise<void> {
   for (let napMs = nap.minMs, failures = 0; !signal.aborted; ) {
     let changed = false;
     let again = false;
+    const lostBefore = sidecar.primary.current === null ? sidecar.now() : null;
     try {
       const result = await cycleOrPromotion(sidecar, sign);
       failures = 0;
@@ -99,7 +100,9 @@ async function liveAsStandby(sidecar: Sidecar, sign: Sign): Promise<void> {
     } catch (error) {
       if (!(error instanceof PrimaryUnreachableError || error instanceof JournalWriteError)) throw error;
       failures += 1;
-      await noteFailedCycle(sidecar, error);
+      // where none could be connected to, that is when the primary was lost, and not when the last of its hosts had been tried
+      const connected = !(error.cause instanceof ConnectError);
+      await noteFailedCycle(sidecar, error, connected ? sidecar.now() : (lostBefore ?? sidecar.now()));
     }
     napMs = failures > 0 ? retryDelay(failures, Math.random()) : nextNap(changed, napMs, nap);
     const end = await napUntil(sidecar, sign, again ? Math.min(AGAIN_MS, napMs) : napMs);
@@ -130,11 +133,11 @@ async function recordIfPossible(sidecar: Sidecar, journal: JournalState): Promis
   await sidecar.record(journal).catch((error: unknown) => sidecar.log.error(describeError(error)));
 }
 
-async function noteFailedCycle(sidecar: Sidecar, error: Error): Promise<void> {
+async function noteFailedCycle(sidecar: Sidecar, error: Error, lostAt: number): Promise<void> {
   const message = describeError(error);
   if (error instanceof PrimaryUnreachableError) {
     const known = sidecar.journal;
-    sidecar.journal = notePrimaryLost(known, sidecar.quietUntil, sidecar.now());
+    sidecar.journal = notePrimaryLost(known, sidecar.quietUntil, lostAt);
     if (known !== sidecar.journal) {
       sidecar.log.warn(message);
       await recordIfPossible(sidecar, sidecar.journal);

@@ -79,22 +79,31 @@ export async function napUntil(
   }
 }
 
-/** Asks the primary without waiting for it: one that hangs must not keep a promotion from being seen. */
+/**
+ * Asks the primary without waiting for it: one that hangs must not keep a promotion from being seen. A session that was there when the nap
+ * began and is no more is news as well: what was seen last counts only if the loss is noted soon.
+ */
 class PrimaryPulse {
   news = false;
   readonly #sidecar: Sidecar;
   readonly #wake: () => void;
+  readonly #connected: boolean;
   #asking = false;
 
   constructor(sidecar: Sidecar, wake: () => void) {
     this.#sidecar = sidecar;
     this.#wake = wake;
+    this.#connected = sidecar.primary.current !== null;
   }
 
   ask(): void {
-    // while the primary is lost the nap is the pause before the next try
     const session = this.#sidecar.primary.current;
-    if (!session || this.#asking) return;
+    if (!session) {
+      // while the primary is lost the nap is the pause before the next try
+      if (this.#connected) this.#tell();
+      return;
+    }
+    if (this.#asking) return;
     this.#asking = true;
     const askedAt = this.#sidecar.now();
     primaryWalPosition(session)
@@ -105,10 +114,12 @@ class PrimaryPulse {
       .then((quiet) => {
         this.#asking = false;
         if (quiet) this.#sidecar.quietUntil = askedAt;
-        else {
-          this.news = true;
-          this.#wake();
-        }
+        else this.#tell();
       });
+  }
+
+  #tell(): void {
+    this.news = true;
+    this.#wake();
   }
 }

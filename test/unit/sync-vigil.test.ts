@@ -1,0 +1,31 @@
+/** What ends a nap between two cycles. */
+import { expect, test } from "vitest";
+import type { Sidecar } from "../../src/sync/sidecar.ts";
+import { napUntil, Sign } from "../../src/sync/vigil.ts";
+
+/** Answers every short question as an idle cluster does. */
+const idle = { script: async () => [[{ in_recovery: true, wal_lsn: "0/100" }]] };
+
+function sidecarWith(primary: { current: object | null }): Sidecar {
+  const sidecar = {
+    options: { signal: new AbortController().signal },
+    primary: { ...primary, lookAbout: () => false },
+    standby: { control: async () => idle },
+    primaryWalLsn: 0x100n,
+    quietUntil: 0,
+    now: () => Date.now(),
+  };
+  return sidecar as unknown as Sidecar;
+}
+
+test("a session with the primary that is lost during a long nap ends it: noted late, what was seen last would not count", async () => {
+  const sidecar = sidecarWith({ current: idle });
+  const nap = napUntil(sidecar, new Sign(), 20_000);
+  setTimeout(() => Object.assign(sidecar.primary, { current: null }), 100);
+  expect(await nap).toBe("news");
+});
+
+test("while the primary is lost, and while it has written nothing, the nap is slept out", async () => {
+  for (const current of [null, idle])
+    expect(await napUntil(sidecarWith({ current }), new Sign(), 1_000)).toBe("slept");
+});
