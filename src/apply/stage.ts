@@ -92,6 +92,8 @@ async function stageOne(
     name: action.slot,
     databaseOid: action.databaseOid,
     persistency: "persistent",
+    // left from when that primary was a standby: here it would pass for one that this server keeps by itself, and is nobody's to prove
+    synced: false,
     restartLsn: state.restartLsn,
     confirmedFlushLsn: state.confirmedFlushLsn,
     ...(state.catalogXmin === null ? {} : { catalogXmin: state.catalogXmin }),

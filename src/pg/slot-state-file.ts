@@ -37,6 +37,8 @@ export interface SlotStateChanges {
   plugin?: string;
   /** also unsets two_phase_at; nothing to change before 14 */
   twoPhase?: false;
+  /** nothing to change before 17 */
+  synced?: false;
   /** positions and snapshots are the cluster's: a slot of one database can be turned into one of another */
   databaseOid?: number;
   catalogXmin?: Xid;
@@ -183,6 +185,7 @@ export function rewriteSlotState(bytes: Uint8Array, major: number, changes: Slot
     rewritten.writeUInt8(0, layout.twoPhaseAt);
     rewritten.writeBigUInt64LE(0n, layout.twoPhaseAtAt);
   }
+  if (changes.synced === false && layout.syncedAt !== null) rewritten.writeUInt8(0, layout.syncedAt);
   if (changes.databaseOid !== undefined) rewritten.writeUInt32LE(changes.databaseOid, DATABASE_AT);
   if (changes.catalogXmin !== undefined) rewritten.writeUInt32LE(changes.catalogXmin, CATALOG_XMIN_AT);
   if (changes.restartLsn !== undefined) rewritten.writeBigUInt64LE(changes.restartLsn, RESTART_LSN_AT);

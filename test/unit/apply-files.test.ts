@@ -1,5 +1,5 @@
 /** The lane of slot files, against a primary made of answers: what is written, and what is not. */
-import { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { expect, onTestFinished, test } from "vitest";
@@ -12,6 +12,7 @@ import type { FileAction } from "../../src/domain/action.ts";
 import type { Staged } from "../../src/domain/journal.ts";
 import { crc32c } from "../../src/pg/crc32c.ts";
 import type { PgSession } from "../../src/pg/session.ts";
+import { parseSlotState } from "../../src/pg/slot-state-file.ts";
 import { READ_SERVER_FILE } from "../../src/pg/sql.ts";
 
 const stage = (slot: string): FileAction => ({
@@ -37,7 +38,20 @@ function stateFile(name: string): Buffer {
   return bytes;
 }
 
+/** As a server of 17 writes it for a slot that it synced when it was a standby itself. */
+function syncedFile(name: string): Buffer {
+  const bytes = stateFile(name);
+  bytes.writeUInt32LE(5, 8);
+  bytes.writeUInt8(1, 193);
+  bytes.writeUInt32LE(crc32c(bytes.subarray(8)), 4);
+  return bytes;
+}
+
 interface Setup {
+  /** 15 unless told. */
+  major?: number;
+  /** What the primary's files hold. */
+  file?: (name: string) => Buffer;
   folders?: string[];
   /** Where the slot stands in the primary's memory; the last one stays. */
   restarts?: string[];
@@ -54,7 +68,7 @@ async function run(actions: FileAction[], setup: Setup, signal = new AbortContro
   const query = async (sql: string, [first]: [string]) => {
     if (sql === READ_SERVER_FILE) {
       const name = /^pg_replslot\/(.*)\/state$/.exec(first)?.[1];
-      return [{ content: name ? `\\x${stateFile(name).toString("hex")}` : null }];
+      return [{ content: name ? `\\x${(setup.file ?? stateFile)(name).toString("hex")}` : null }];
     }
     return [
       {
@@ -65,7 +79,8 @@ async function run(actions: FileAction[], setup: Setup, signal = new AbortContro
       },
     ];
   };
-  const session = { usable: true, serverVersionNum: 150_018, query, close: async () => {} };
+  const { major = 15 } = setup;
+  const session = { usable: true, serverVersionNum: major * 10_000 + 18, query, close: async () => {} };
   const outcomes: Outcome[] = [];
   const noted: Staged[] = [];
   await runFiles(
@@ -75,7 +90,7 @@ async function run(actions: FileAction[], setup: Setup, signal = new AbortContro
       openPrimary: async () => session as unknown as PgSession,
       pins: { hold: async () => "pin" } as unknown as PinKeeper,
       snapshots: new SnapshotStore(directory),
-      server: () => ({ major: 15, systemIdentifier: "1", walSegmentBytes: 16 * 1024 * 1024 }),
+      server: () => ({ major, systemIdentifier: "1", walSegmentBytes: 16 * 1024 * 1024 }),
       sameRun: setup.sameRun ?? (() => async () => {}),
       noteStaged: async (name, staged) => {
         noted.push(staged);
@@ -87,8 +102,19 @@ async function run(actions: FileAction[], setup: Setup, signal = new AbortContro
     signal,
     (outcome) => outcomes.push(outcome),
   );
-  return { folders: readdirSync(path.join(directory, "pg_replslot")), outcomes, noted };
+  const folders = readdirSync(path.join(directory, "pg_replslot"));
+  const states = folders.flatMap((name) => {
+    const file = path.join(directory, "pg_replslot", name, "state");
+    return existsSync(file) ? [parseSlotState(readFileSync(file), major)] : [];
+  });
+  return { folders, states, outcomes, noted };
 }
+
+test("what the primary synced when it was a standby is staged as an ordinary slot: ours, and to be proven (I2, I7)", async () => {
+  const { states, outcomes } = await run([stage("x")], { major: 17, file: syncedFile });
+  expect(outcomes.map(({ error }) => error)).toEqual([null]);
+  expect(states).toMatchObject([{ name: "x", synced: false }]);
+});
 
 test("a slot is staged, another taken back", async () => {
   const { folders, outcomes } = await run([unstage("y"), stage("x")], { folders: ["y"] });

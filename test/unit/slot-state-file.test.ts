@@ -444,6 +444,13 @@ describe("a rewritten state file differs in what was asked for, and is what Post
     expect(rewriteSlotState(fixture(13).bytes, 13, { twoPhase: false })).toEqual(fixture(13).bytes);
   });
 
+  test("a slot that a server synced when it was a standby becomes an ordinary one", () => {
+    const { bytes } = fixture(17);
+    const synced = resealed(bytes, (copy) => copy.writeUInt8(1, 193));
+    expect(rewriteSlotState(synced, 17, { synced: false })).toEqual(bytes);
+    expect(rewriteSlotState(fixture(16).bytes, 16, { synced: false })).toEqual(fixture(16).bytes);
+  });
+
   test("a byte order mark is a part of the plugin's name", () => {
     const rewritten = rewriteSlotState(fixture(16).bytes, 16, { plugin: "\ufeffplugin" });
     expect(parseSlotState(rewritten, 16).plugin).toBe("\ufeffplugin");
