@@ -11,6 +11,7 @@ import type { Lsn } from "./lsn.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 import { type Memory, type Policy, plan } from "./plan.ts";
 import { failureKeys } from "./plan-guard.ts";
+import { asConfirmed } from "./plan-served.ts";
 import { againstReadiness, type Problem, standbyProblems, timelineProblem } from "./prerequisites.ts";
 import { isProven, provisionOf } from "./proof.ts";
 import { isFailoverReady, type Verdict, waiting } from "./protection.ts";
@@ -120,7 +121,7 @@ export function assessFromJournal(input: AssessInput, whyNot: string): Assessmen
   const { verdicts } = plan({
     primary: lastPrimary(journal, standby),
     standby,
-    chosen: remembered.map(asPrimarySlot),
+    chosen: remembered.map((record) => asConfirmed(asPrimarySlot(record), { standby, journal })),
     journal,
     policy,
     memory: memoryFrom(journal, now),

@@ -5,6 +5,7 @@ import { type Choice, choiceProblems, chooseSlots, type Selection } from "./choi
 import type { JournalState } from "./journal.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 import { type Memory, type Plan, type Policy, plan } from "./plan.ts";
+import { asConfirmed } from "./plan-served.ts";
 import { planRetreat } from "./plan-stage.ts";
 import {
   anyStop,
@@ -34,7 +35,9 @@ export function judge(
   memory: Memory,
   extra: readonly Problem[] = [],
 ): Judgement {
-  const choice = chooseSlots(primary, selection, journal);
+  const chosenThere = chooseSlots(primary, selection, journal);
+  const chosen = chosenThere.chosen.map((slot) => asConfirmed(slot, { standby, journal }));
+  const choice = { ...chosenThere, chosen };
   const problems = [
     ...standbyProblems(standby, journal, memory.now),
     ...primaryProblems(primary, standby, journal),
@@ -43,7 +46,6 @@ export function judge(
     ...leftoverProblems(primary, standby, journal),
     ...extra,
   ];
-  const { chosen } = choice;
   const planned = plan({ primary, standby, chosen, journal, policy, memory });
   return {
     problems,

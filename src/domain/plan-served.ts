@@ -23,7 +23,7 @@ import {
   whyUnfit,
 } from "./plan-slot.ts";
 import { GUARDED, SYNCED, type Verdict, waiting } from "./protection.ts";
-import { type PrimarySlot, type StandbySlot, slotNamed } from "./slot.ts";
+import { type PrimarySlot, type StandbySlot, sameIdentity, slotNamed } from "./slot.ts";
 import { preparedTooEarly } from "./two-phase.ts";
 
 /** Decides for one slot, whoever syncs it. `database` is null when it does not exist on the standby. */
@@ -43,6 +43,25 @@ export function decideFailoverSlot(
   const unfit = whyUnfit({ ...slot, twoPhase: false }, database, input);
   if (unfit || database === null) return { ...unfit, slot, verdict: unfit?.verdict ?? notYet(slot) };
   return decideCovered(slot, local, verdict ?? null, database, input, headroom);
+}
+
+/**
+ * The primary's slot with the position that the standby's own tells of it, where that is news. The primary is asked first, and the server
+ * may bring its slot on before the standby is looked at: that is no slot ahead of the primary's (I1), but one whose subscriber has
+ * confirmed more since. It was not ahead in the look before, which was over when the primary was asked, and the server takes no
+ * position from anywhere else.
+ */
+export function asConfirmed<S extends PrimarySlot>(
+  slot: S,
+  { standby, journal }: Pick<PlanInput, "standby" | "journal">,
+): S {
+  const local = slotNamed(standby.slots, slot.name);
+  const known = journal.slots.get(slot.name);
+  if (!local || !known || !isServed(local) || !sameIdentity(slot, local)) return slot;
+  const [at, confirmed] = [local.confirmedFlushLsn, slot.confirmedFlushLsn];
+  if (at === null || confirmed === null || at <= confirmed) return slot;
+  const aheadBefore = known.served && (known.maxTarget === null || known.maxTarget > confirmed);
+  return aheadBefore ? slot : { ...slot, confirmedFlushLsn: at };
 }
 
 /** How a slot stands that the server has synced: the checks are the same as for ours. */

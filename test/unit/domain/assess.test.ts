@@ -361,6 +361,20 @@ describe("while the primary is dead", () => {
     expect(at(1_200)).toMatchObject({ code: 0 });
   });
 
+  test("5b. what the server itself brought on after the last look is no slot ahead of the primary's (I1)", () => {
+    const flagged = { failover: true, synced: true };
+    const known = (maxTarget: number) =>
+      journal([record("a", 200, { failover: true, served: true, maxTarget: lsn(maxTarget) })]);
+    const said = (state: JournalState, at: number) =>
+      dead({
+        journal: state,
+        standby: standby([slot(GUARD, 900), slot("a", at, flagged)], { serverVersionNum: 170_010 }),
+      });
+    expect(said(known(200), 300)).toMatchObject({ code: 0 });
+    // it was ahead when both were seen
+    expect(said(known(250), 300)).toMatchObject({ code: 1 });
+  });
+
   test("6. a slot that waited for any other reason does not become ready by the primary's death", () => {
     const unfit = journal([
       record("a", 200, { protection: "blocked", reason: "slot_invalidated", detail: "it is" }),

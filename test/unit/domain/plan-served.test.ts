@@ -3,6 +3,7 @@ import { describe, expect, test } from "vitest";
 import { finishedSlot, planFinish } from "../../../src/domain/finish.ts";
 import type { JournalState, SlotRecord } from "../../../src/domain/journal.ts";
 import { noteObservation } from "../../../src/domain/journal-update.ts";
+import { judge } from "../../../src/domain/judge.ts";
 import type { UpstreamView } from "../../../src/domain/observation.ts";
 import { afterServerSync } from "../../../src/domain/plan-served.ts";
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
@@ -12,6 +13,7 @@ import {
   guard,
   journalOf,
   lsn,
+  memory,
   NOW,
   planFor,
   primaryView,
@@ -217,6 +219,58 @@ describe("in the journal", () => {
     // a slot of the name that the server has not made is somebody else's
     expect(noted([slot("x", 400)], served && [served])).toMatchObject({ state: "seen", served: false });
     expect(noted([here(400, { temporary: true })])).toMatchObject({ state: "seen", served: false });
+  });
+});
+
+describe("brought on by the server after the primary was asked", () => {
+  const looked = (known: SlotRecord[], position = 600) => {
+    const primary = primaryView([there(500)], PG17);
+    const standby = standbyView([here(position), guard(900)], { ...PG17, syncsSlots: true });
+    const journal = journalOf(known);
+    const policy = {
+      ...({ guardDatabases: "auto", duty: 0.1, provision: "auto", restarts: false } as const),
+      ...({ onConflict: "adopt", releaseAfterMs: null } as const),
+    };
+    const { chosen, plan } = judge(primary, standby, journal, { include: [], exclude: [] }, policy, memory());
+    const seen = noteObservation(journal, {
+      ...{
+        primary,
+        standby,
+        chosen,
+        plan,
+        busy: new Set<number>(),
+        filesBusy: false,
+        problems: [],
+        now: NOW,
+      },
+    });
+    const [step] = planFinish({ journal: seen, slots: standby.slots, endOfWal: lsn(1_000) });
+    const { protection, reason } = seen.slots.get("x") ?? {};
+    return { is: reason === null ? protection : `${protection} ${reason}`, seen, step };
+  };
+  const served = (maxTarget: number) =>
+    record("x", "owned", maxTarget, { failover: true, served: true, maxTarget: lsn(maxTarget) });
+
+  test.each<[string, SlotRecord[]]>([
+    ["it was at the primary's in the look before", [served(500)]],
+    ["it was behind it", [served(400)]],
+    ["it was not there yet", [record("x", "seen", 400, { failover: true })]],
+  ])("is ready, and kept: what the server tells is news of its subscriber (I1): %s", (_, known) => {
+    const { is, seen, step } = looked(known);
+    expect(is).toBe("synced");
+    expect(seen.slots.get("x")).toMatchObject({ primaryConfirmedFlushLsn: lsn(600), maxTarget: lsn(600) });
+    expect(step).toMatchObject({ kind: "keep", position: lsn(600) });
+    // the primary's went back, or it was no news: seen so twice, it is ahead
+    expect(looked([...seen.slots.values()]).is).toBe("waiting wal_or_rows_removed");
+  });
+
+  test.each<[string, SlotRecord[]]>([
+    ["it was ahead in the look before", [served(550)]],
+    ["nothing is known of it", []],
+  ])("may be ahead of the primary's, and must not wear its name (I1, I6): %s", (_, known) => {
+    const { is, step } = looked(known);
+    expect(is).toBe("waiting wal_or_rows_removed");
+    expect(step).toMatchObject({ kind: "drop" });
   });
 });
 
