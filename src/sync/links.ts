@@ -280,15 +280,16 @@ export class PrimaryLink {
 
   async #lookFrom(session: PgSession): Promise<void> {
     if (this.#way.patroniUrl !== null) {
-      const { hosts, beside } = await this.#whereabouts(this.#conninfo);
+      // where it names none now, or does not answer, the members that it named last are asked all the same
+      const where = await this.#whereabouts(this.#conninfo).catch(() => null);
       if (session !== this.#session) return;
-      const [leader] = hosts;
-      if (leader.host !== this.#conn?.host || leader.port !== this.#conn.port) {
+      const leader = where?.hosts[0];
+      if (leader && (leader.host !== this.#conn?.host || leader.port !== this.#conn.port)) {
         this.#outdated = true;
         this.#news = true;
         return;
       }
-      this.#members = beside;
+      if (where) this.#members = where.beside;
     }
     const problems = await this.#findOthers(session);
     if (session !== this.#session) return;

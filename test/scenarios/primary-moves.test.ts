@@ -204,5 +204,12 @@ describeEach([16], usedOf([16]), (major) => {
     await createLogicalSlot(b, "after");
     patroni.leader = b;
     await sidecar.untilSlot("after", "synced");
+
+    // a second primary is noticed also while Patroni knows of none, and so is its end
+    patroni.leader = null;
+    await a.start();
+    await untilProblem(sidecar, "split_brain");
+    await a.kill();
+    await sidecar.until("the split brain to be over", (status) => status.problems.length === 0);
   });
 });
