@@ -37,9 +37,9 @@ export function holdName(instanceId: string, databaseOid: number): string {
   return `${OWN_PREFIX}hold_${databaseOid}_${instanceId}`;
 }
 
-/** The temporary slot that is advanced to the exact position before it is copied to the real name (G2b). */
-export function workName(instanceId: string, databaseOid: number): string {
-  return `${OWN_PREFIX}work_${databaseOid}_${instanceId}`;
+/** The temporary slot that is advanced to the exact position before it is copied to the real name (G2b); `serial` where several are. */
+export function workName(instanceId: string, databaseOid: number, serial = 0): string {
+  return `${OWN_PREFIX}work${serial === 0 ? "" : serial}_${databaseOid}_${instanceId}`;
 }
 
 /** A temporary slot on the primary that holds WAL and catalog rows for what is being staged. */

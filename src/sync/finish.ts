@@ -40,6 +40,7 @@ export interface FinishContext {
 /** What is done in the slot's own database. */
 type Work = Extract<FinishStep, { kind: "advance" | "materialise" }>;
 type Copy = Extract<FinishStep, { kind: "materialise" }>;
+type PlainCopy = Copy & { outcome: "materialised" };
 
 const PROGRESS_EVERY_MS = 1_000;
 
@@ -199,8 +200,24 @@ async function runSteps(
     const work = toDo.filter((step): step is Work => step.kind !== "drop" && !errors.has(step));
     // what was not promised must not take the last replication slots from what was
     for (const part of [work.filter((step) => !isExtra(step)), work.filter(isExtra)]) {
-      const databases = groupBy(part, (step) => step.record.databaseOid);
-      await Promise.all([...databases.values()].map((list) => finishDatabase(list, context, ended)));
+      const inDatabases = (list: readonly Work[], end: typeof ended, connections = context.connections) =>
+        Promise.all(
+          [...groupBy(list, (step) => step.record.databaseOid).values()].map((each) =>
+            finishDatabase(each, { ...context, connections }, end),
+          ),
+        );
+      const crowded: Copy[] = [];
+      await inDatabases(part.filter(isPlainCopy), (step, error) => {
+        if (isPlainCopy(step) && isPgError(error, SQLSTATE.configurationLimitExceeded)) crowded.push(step);
+        else ended(step, error);
+      });
+      // the working copies of others had taken the last replication slots: again, with one for each database
+      await inDatabases(crowded, ended, 1);
+      // after those, for it needs the replication slot that a replaced one leaves
+      await inDatabases(
+        part.filter((step) => !isPlainCopy(step)),
+        ended,
+      );
     }
   } finally {
     clearInterval(timer);
@@ -252,29 +269,59 @@ function isExtra(step: Work): boolean {
   return step.kind === "materialise" && step.dropFirst === null && !isFailoverReady(step.record.protection);
 }
 
+/** A copy to a name that is free. One that replaces a slot is not tried twice: its first attempt may have dropped that. */
+function isPlainCopy(step: FinishStep): step is PlainCopy {
+  return step.kind === "materialise" && step.outcome !== "advanced";
+}
+
+/** So many copies are worth a session and a working copy of their own: each waits for the disk a dozen times, and the sessions do at once. */
+const COPIES_PER_SESSION = 8;
+
 /**
- * Splits a database's work over several sessions. Copies stay together: they share their decoding, and one working copy, for which
- * the planner has kept a replication slot free.
+ * What one session does in one go. Copies that replace a slot stay together: they share their decoding, and one working copy, for which
+ * the planner has kept a replication slot free. Plain ones are split in the order of their positions, equal ones never (G4).
  */
+function partsOf(steps: readonly Work[], sessions: number): Work[][] {
+  const parts = groupBy(
+    steps.filter((step) => !isPlainCopy(step)),
+    (step) => (step.kind === "materialise" ? "copies" : `one ${step.record.name}`),
+  );
+  const copies = steps
+    .filter(isPlainCopy)
+    .toSorted((a, b) => a.from.localeCompare(b.from) || Number(a.to - b.to));
+  const size = Math.max(COPIES_PER_SESSION, Math.ceil(copies.length / sessions));
+  const shares: Work[][] = [];
+  for (const step of copies) {
+    const share = shares.at(-1);
+    const last = share?.at(-1) as Copy | undefined;
+    const equal = last !== undefined && last.from === step.from && last.to === step.to;
+    if (share && (share.length < size || equal)) share.push(step);
+    else shares.push([step]);
+  }
+  return [...parts.values(), ...shares];
+}
+
+/** Splits a database's work over several sessions. */
 async function finishDatabase(
   steps: readonly Work[],
   context: FinishContext,
   ended: (step: FinishStep, error: unknown) => void,
 ): Promise<void> {
-  const parts = groupBy(steps, (step) =>
-    step.kind === "materialise" ? "copies" : `one ${step.record.name}`,
-  );
-  const queue = [...parts.values()].toSorted((a, b) => cost(a) - cost(b));
-  const workers = Math.min(context.connections, queue.length);
+  const { connections, journal } = context;
+  const oid = steps[0]?.record.databaseOid ?? 0;
+  const queue = partsOf(steps, connections)
+    .toSorted((a, b) => cost(a) - cost(b))
+    .map((part, index) => ({ part, work: workName(journal.instanceId, oid, index) }));
+  const workers = Math.min(connections, queue.length);
   await Promise.all(
     Array.from({ length: workers }, async () => {
       const mine: Work[] = [];
       try {
         const session = await context.open(steps[0]?.record.database ?? "");
         try {
-          for (let part = queue.shift(); part; part = queue.shift()) {
-            mine.push(...part);
-            await runPart(part, session, context.journal.instanceId, (step, error) => {
+          for (let next = queue.shift(); next; next = queue.shift()) {
+            mine.push(...next.part);
+            await runPart(next.part, session, next.work, (step, error) => {
               mine.splice(mine.indexOf(step as Work), 1);
               ended(step, error);
             });
@@ -284,12 +331,13 @@ async function finishDatabase(
         }
       } catch (error) {
         // without a session this worker's share fails; what is still in the queue is the other workers', or fails with the last one
-        if (mine.length === 0) mine.push(...(queue.shift() ?? []));
+        if (mine.length === 0) mine.push(...(queue.shift()?.part ?? []));
         for (const step of mine) ended(step, error);
       }
     }),
   );
-  for (const part of queue) for (const step of part) ended(step, new Error("no session could be had for it"));
+  for (const { part } of queue)
+    for (const step of part) ended(step, new Error("no session could be had for it"));
 }
 
 function cost(part: readonly Work[]): number {
@@ -300,7 +348,7 @@ function cost(part: readonly Work[]): number {
 async function runPart(
   part: readonly Work[],
   session: PgSession,
-  instanceId: string,
+  work: string,
   ended: (step: FinishStep, error: unknown) => void,
 ): Promise<void> {
   const copies: (Create & { step: Copy })[] = [];
@@ -320,10 +368,9 @@ async function runPart(
       advanceOne(session, "primary", step.record.name, formatLsn(step.to)),
     );
   }
-  const oid = part[0]?.record.databaseOid ?? 0;
   const unshared: Copy[] = [];
   if (copies.length > 0)
-    await createSlots(session, "primary", workName(instanceId, oid), copies, ({ step }, error) => {
+    await createSlots(session, "primary", work, copies, ({ step }, error) => {
       if (step.outcome === "advanced" && isPgError(error, SQLSTATE.configurationLimitExceeded))
         unshared.push(step);
       else ended(step, error);

@@ -177,6 +177,24 @@ test("a slot that was not promised takes no replication slot from one that was (
   expect((await finish(server, journal)).outcomes).toEqual({ promised: "materialised", spare: "failed" });
 });
 
+test.each([
+  ["with room for one working copy", 42],
+  ["with room for all", 60],
+])("%s, many copies to positions of their own are all made, each exact (G2b)", async (_, max) => {
+  const server = new Server([guard(100)], max);
+  const names = Array.from({ length: 40 }, (__, index) => `s${index}`);
+  const position = (index: number) => 200 + 10 * Math.floor(index / 2);
+  const journal = journalOf(
+    names.map((name, index) => record(name, "seen", null, at(position(index), { protection: "guarded" }))),
+  );
+  const { complete, outcomes } = await finish(server, journal);
+  expect(complete).toBe(true);
+  expect(new Set(Object.values(outcomes))).toEqual(new Set(["materialised"]));
+  expect([...server.slots.keys()].toSorted()).toEqual(names.toSorted());
+  for (const [index, name] of names.entries())
+    expect(server.slots.get(name)?.confirmedFlushLsn, name).toBe(lsn(position(index)));
+});
+
 test("while what was staged cannot be taken back, nothing is complete: it would be loaded at the next start (I6)", async () => {
   const staged = {
     ...{
