@@ -3,7 +3,14 @@ import type { Command } from "commander";
 import type { Config } from "../config/load.ts";
 import { type FlagStep, type FlagView, planFlag, whyNoName } from "../domain/flag.ts";
 import { REGISTRY_TABLE } from "../domain/registry.ts";
-import { type FlagAccess, runCommands, runSql, statementsFor, withFlags } from "../sync/flags.ts";
+import {
+  assertTrusted,
+  type FlagAccess,
+  runCommands,
+  runSql,
+  statementsFor,
+  withFlags,
+} from "../sync/flags.ts";
 import { CommandError, EXIT } from "./exit.ts";
 import type { Output } from "./output.ts";
 import { configOf } from "./settings.ts";
@@ -97,6 +104,7 @@ async function change(
 ): Promise<number> {
   const steps = names.map((name) => planFlag(name, on, access.view));
   const { sql, commands } = statementsFor(steps, on, access, printSql);
+  await assertTrusted(access, sql);
   if (printSql) {
     for (const line of [...inOneTransaction(sql), ...commands.map(({ text }) => text)])
       output.print(`${line}\n`);

@@ -45,11 +45,16 @@ export const READ_REGISTRY = `${READ_SAFELY}
 SELECT name FROM ONLY slotsync.failover_slot TABLESAMPLE pg_catalog.system (100)
  WHERE pg_catalog.pg_column_size(name) OPERATOR(pg_catalog.<=) 67 LIMIT ${MOST_FLAGS + 1}`;
 
-/** Who may be trusted not to have the table do things in the name of who writes to it: who could act under that role anyway. */
+/**
+ * Who may be trusted not to have the table do things in the name of who writes to it: who could act under that role anyway. In a schema of
+ * anybody else's it may be there by the time it is made, and be another.
+ */
 export const REGISTRY_OWNER = `
-SELECT ${TRUSTED} AS trusted, pg_catalog.pg_get_userbyid(c.relowner)::pg_catalog.text AS owner
-  FROM ${REGISTRY}
- WHERE ${IS_REGISTRY}`;
+SELECT pg_catalog.pg_has_role(n.nspowner, CURRENT_USER, 'MEMBER')
+       AND COALESCE(pg_catalog.pg_has_role(c.relowner, CURRENT_USER, 'MEMBER'), true) AS trusted
+  FROM pg_catalog.pg_namespace AS n
+  LEFT JOIN pg_catalog.pg_class AS c ON c.relnamespace OPERATOR(pg_catalog.=) n.oid AND c.relname OPERATOR(pg_catalog.=) 'failover_slot'
+ WHERE n.nspname OPERATOR(pg_catalog.=) 'slotsync'`;
 
 /** What the flag commands ask first: who and where we are, and all slots. */
 export function lookAtFlags(serverVersionNum: number): string {

@@ -150,14 +150,19 @@ export function statementsFor(
   };
 }
 
+/** Throws FlagError where somebody else could have the registry do things in the name of whoever runs this SQL, be it a superuser. */
+export async function assertTrusted(
+  { session, database, roleIdent }: FlagAccess,
+  sql: readonly string[],
+): Promise<void> {
+  if (sql.length === 0) return;
+  const [owner] = await session.query<{ trusted: boolean }>(REGISTRY_OWNER);
+  if (owner && !owner.trusted) throw new FlagError(untrustedOwner(database, roleIdent));
+}
+
 /** Runs the registry's SQL. Throws FlagError where the role may not. */
 export async function runSql({ session, database }: FlagAccess, sql: readonly string[]): Promise<void> {
   if (sql.length === 0) return;
-  const [owner] = await session.query<{ trusted: boolean; owner: string }>(REGISTRY_OWNER);
-  if (owner && !owner.trusted)
-    throw new FlagError(
-      `${REGISTRY_TABLE} in database "${database}" belongs to ${owner.owner}, who could have it do things in our name: let that role run what --print-sql prints`,
-    );
   try {
     await session.script(sql.join("\n"), { what: "changing the registry" });
   } catch (error) {

@@ -170,6 +170,17 @@ describeEach([13], usedOf([13]), (major) => {
       code: 1,
       stderr: expect.stringContaining('GRANT USAGE ON SCHEMA slotsync TO "Side-car"'),
     });
+    await primary.query("DROP SCHEMA slotsync CASCADE; CREATE SCHEMA slotsync AUTHORIZATION other_one");
+    await primary.query('GRANT ALL ON SCHEMA slotsync TO "Side-car"');
+    for (const options of [[], ["--print-sql"]])
+      expect(
+        await run("flag", "app", ...options),
+        "a schema in which another one may be first",
+      ).toMatchObject({
+        code: 1,
+        stdout: "",
+        stderr: expect.stringContaining("ALTER SCHEMA slotsync OWNER"),
+      });
     await primary.query('DROP SCHEMA slotsync CASCADE; CREATE SCHEMA slotsync AUTHORIZATION "Side-car"');
     // as config/grants-11.sql has it: the role itself may then flag
     expect(await run("flag", "app")).toMatchObject({
