@@ -169,6 +169,8 @@ async function tellTheStory(stage: Stage): Promise<boolean> {
   await waitFor(() => watch.view && [...created.keys()].every((name) => watch.protectedAt.has(name)), {
     what: () => `every slot to be protected (${watch.view?.slots.map(standing).join("; ")})`,
     signal,
+    // one that was read on between its staging and the restart is proven once its reader is past two of the primary's 15 s records (I4)
+    timeoutMs: 90_000,
   });
   await loadFor(LOAD_MS, signal, sidecar);
   const check = await askUntilReady(sidecar, signal);

@@ -8,7 +8,7 @@ import { readJournal } from "../../src/journal/store.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import { startCluster, type TestCluster } from "../support/cluster-fixture.ts";
 import { createLogicalSlot } from "../support/consumer.ts";
-import { loseWal, onMajor, QUICK, slotFolders } from "../support/file-way.ts";
+import { cyclesLater, loseWal, onMajor, QUICK, slotFolders } from "../support/file-way.ts";
 import { startSidecar, type TestSidecar, temporaryDirectory } from "../support/sidecar.ts";
 import { type CrashPoint, startSidecarProcess } from "../support/sidecar-process.ts";
 import { confirm, slotsOf } from "../support/slots.ts";
@@ -143,6 +143,8 @@ for (const at of [11, 13])
         ),
       );
       await standby.restart();
+      // what is told until then is of before
+      await cyclesLater(sidecar);
       // one that was loaded after another had gone on may need rows that nobody has held: its consumer goes on, too (I4)
       await eventually(
         async () => {
