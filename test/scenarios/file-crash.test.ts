@@ -8,7 +8,7 @@ import { readJournal } from "../../src/journal/store.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import { startCluster, type TestCluster } from "../support/cluster-fixture.ts";
 import { createLogicalSlot } from "../support/consumer.ts";
-import { cyclesLater, loseWal, onMajor, QUICK, slotFolders } from "../support/file-way.ts";
+import { cyclesLater, loseWal, onMajor, QUICK, slotFolders, untilRecorded } from "../support/file-way.ts";
 import { startSidecar, type TestSidecar, temporaryDirectory } from "../support/sidecar.ts";
 import { type CrashPoint, startSidecarProcess } from "../support/sidecar-process.ts";
 import { confirm, slotsOf } from "../support/slots.ts";
@@ -154,6 +154,8 @@ for (const at of [11, 13])
         },
         { what: "every slot to be ready", timeoutMs: 60_000, intervalMs: 300 },
       );
+      await untilRecorded(sidecar, primary, ...names);
+      await sidecar.until("every slot to be ready", ({ ready }) => ready);
       await primary.query("insert into t values (100)");
       await expectKept(cluster, sidecar, ...names);
     });
