@@ -15,7 +15,9 @@ import { JournalDamagedError, JournalVersionError } from "./errors.ts";
 import { bodySchema, type EncodedBody } from "./schema.ts";
 
 const FORMAT = "pg-slotsync journal";
-const VERSION = 1;
+const VERSION = 2;
+/** The versions that this one reads. */
+const READABLE = [1, VERSION];
 const END = "}\n";
 
 /** Runs in every cycle that changed something: no validation here, one pass of each, about 2 ms for 500 slots. */
@@ -27,24 +29,41 @@ export function encodeJournal(state: JournalState): string {
 /** Reads a journal back; `path` is for the messages. Throws JournalDamagedError or JournalVersionError. */
 export function decodeJournal(text: string, path: string): JournalState {
   const document = parseDocument(text, path);
-  const bodyText = text.slice(head(document.version, document.sha256).length, -END.length);
-  if (document.version !== VERSION) {
-    // it says another version, and was sealed by ours: then it is the number that is damaged
-    if (checksum(VERSION, bodyText) === document.sha256 || document.version < VERSION)
-      throw new JournalDamagedError(path, `it says version ${document.version}, which it is not`);
-    throw new JournalVersionError(path, document.version, VERSION);
+  const { version } = document;
+  const bodyText = text.slice(head(version, document.sha256).length, -END.length);
+  if (!READABLE.includes(version)) {
+    // it says another version, and was sealed by one of ours: then it is the number that is damaged
+    if (READABLE.some((each) => checksum(each, bodyText) === document.sha256) || version < VERSION)
+      throw new JournalDamagedError(path, `it says version ${version}, which it is not`);
+    throw new JournalVersionError(path, version, VERSION);
   }
-  if (head(VERSION, document.sha256) + bodyText + END !== text)
+  if (head(version, document.sha256) + bodyText + END !== text)
     throw new JournalDamagedError(path, "it is not laid out as pg-slotsync writes it (edited by hand?)");
-  if (checksum(VERSION, bodyText) !== document.sha256)
+  if (checksum(version, bodyText) !== document.sha256)
     throw new JournalDamagedError(path, "its checksum does not match its content");
-  const body = bodySchema.safeParse(document.body);
+  const body = bodySchema.safeParse(version === 1 ? fromVersion1(document.body) : document.body);
   if (!body.success) throw new JournalDamagedError(path, describe(body.error.issues[0]));
   return {
     ...body.data,
     guards: Object.fromEntries(keyed(body.data.guards, (guard) => guard.databaseOid, path)),
     lowGuards: Object.fromEntries(keyed(body.data.lowGuards, (guard) => guard.databaseOid, path)),
     slots: keyed(body.data.slots, (slot) => slot.name, path),
+  };
+}
+
+/** Fields that version 1 had and nothing reads any more, by where they stood. A field that is new since has its default in the schema. */
+const GONE_SINCE_1: { body: readonly string[]; slot: readonly string[] } = { body: [], slot: [] };
+
+function fromVersion1(body: unknown): unknown {
+  if (typeof body !== "object" || body === null) return body;
+  const without = (object: object, gone: readonly string[]) =>
+    Object.fromEntries(Object.entries(object).filter(([key]) => !gone.includes(key)));
+  const { slots, ...rest } = body as { slots?: unknown };
+  const left = without(rest, GONE_SINCE_1.body);
+  if (!Array.isArray(slots)) return body;
+  return {
+    ...left,
+    slots: slots.map((slot) => (Object(slot) === slot ? without(slot, GONE_SINCE_1.slot) : slot)),
   };
 }
 

@@ -395,13 +395,13 @@ describe("a damaged journal is told from a sound one (I10)", () => {
 });
 
 describe("a newer version's journal is left for that version", () => {
-  test.each([2, 10, 4000])("version %s", (version) => {
+  test.each([3, 10, 4000])("version %s", (version) => {
     expect(() => decodeJournal(sealed({ anything: true }, version), PATH)).toThrow(JournalVersionError);
     expect(() => decodeJournal(sealed({}, version), PATH)).toThrow(`journal version ${version}`);
   });
 
   test("also when all but its first two fields is new", () => {
-    const text = JSON.stringify({ format: "pg-slotsync journal", version: 2, chunks: [] }, null, 1);
+    const text = JSON.stringify({ format: "pg-slotsync journal", version: 3, chunks: [] }, null, 1);
     expect(() => decodeJournal(text, PATH)).toThrow(JournalVersionError);
   });
 });

@@ -100,7 +100,7 @@ describe("opening", () => {
 
   test("a newer version's journal is told to the operator and stays where it is", async () => {
     mkdirSync(directory);
-    const newer = '{"format":"pg-slotsync journal","version":2,"sha256":"","body":{}}\n';
+    const newer = '{"format":"pg-slotsync journal","version":3,"sha256":"","body":{}}\n';
     writeFileSync(file, newer);
     await expect(open()).rejects.toThrow(JournalVersionError);
     expect(readFileSync(file, "utf8")).toBe(newer);
