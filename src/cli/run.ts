@@ -39,9 +39,11 @@ Examples:
     .action(async (_options, command: Command) => setExit(await run(settingsOf(command))));
 }
 
-async function run({ config, warnings }: LoadedConfig): Promise<number> {
+async function run({ config, warnings, ignored }: LoadedConfig): Promise<number> {
   const log = createLogger({ ...config.log, fd: 1, standby: standbyName(config) });
   for (const warning of warnings) log.warn(warning);
+  if (ignored.length > 0)
+    log.debug(`variables of the environment that begin like ours and are none, ignored: ${ignored.join(", ")}`);
   const stopping = stopOnSignals((name) => {
     log.info(`${name}: stopping`);
     setTimeout(() => {

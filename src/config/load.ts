@@ -25,7 +25,7 @@ import {
   type selectorSchema,
   type TextForm,
 } from "./schema.ts";
-import { suggest } from "./suggest.ts";
+import { misspelt, suggest } from "./suggest.ts";
 
 export interface Config {
   readonly standby: { readonly conn: ConnInfo; readonly dataDirectory?: string; readonly name?: string };
@@ -104,6 +104,8 @@ export interface LoadedConfig {
   readonly config: Config;
   /** What is allowed, and yet deserves a word; nothing at present. */
   readonly warnings: readonly string[];
+  /** Variables of the environment that begin like ours and are none, in the order of the alphabet. */
+  readonly ignored: readonly string[];
 }
 
 const ENV_PREFIX = "SLOTSYNC_";
@@ -303,23 +305,47 @@ function readShortSelectors(
   return rules;
 }
 
-function readEnvironment(env: Environment, given: Map<string, Given>, problems: ConfigProblem[]): void {
+/**
+ * Kubernetes puts the address of each Service of the namespace into every pod: a Service called `slotsync`, or `slotsync-…`, makes
+ * variables that begin like ours (`makeLinkVariables` and `FromServices` in pkg/kubelet/envvars). `…_PORT` alone only with such a value.
+ */
+const OF_A_SERVICE = /_SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$/;
+const ADDRESS_OF_A_SERVICE = /^(tcp|udp|sctp):\/\//i;
+
+function isOfAService(name: string, text: string): boolean {
+  return OF_A_SERVICE.test(name) || (name.endsWith("_PORT") && ADDRESS_OF_A_SERVICE.test(text));
+}
+
+/** The variable of ours that was meant, or undefined. Compared without the prefix, which would hide how much of the rest differs. */
+function meantVariable(name: string): string | undefined {
+  const rest = (variable: string) => variable.slice(ENV_PREFIX.length);
+  const meant = misspelt(rest(name), [...KEY_OF_ENV.keys(), ENV_FILE].map(rest));
+  return meant === undefined ? undefined : `${ENV_PREFIX}${meant}`;
+}
+
+/** Returns the names that begin like ours and are none: others may have put them there, so only what is misspelt is refused. */
+function readEnvironment(env: Environment, given: Map<string, Given>, problems: ConfigProblem[]): string[] {
+  const ignored: string[] = [];
   for (const [name, text] of Object.entries(env)) {
     if (!name.startsWith(ENV_PREFIX) || name === ENV_FILE || text === undefined) continue;
     const key = KEY_OF_ENV.get(name);
     if (!key) {
-      problems.push({
-        key: name,
-        source: "environment",
-        problem: "there is no such variable",
-        fix: didYouMean(suggest(name, [...KEY_OF_ENV.keys(), ENV_FILE]), "unset it"),
-      });
+      const meant = isOfAService(name, text) ? undefined : meantVariable(name);
+      if (meant === undefined) ignored.push(name);
+      else
+        problems.push({
+          key: name,
+          source: "environment",
+          problem: "there is no such variable",
+          fix: didYouMean(meant, "unset it"),
+        });
     } else if (text !== "") {
       // set but empty is how compose files and charts say "not set"
       const value = readText(key, text, name, problems);
       if (value !== undefined) given.set(key.path, { value, source: () => name });
     }
   }
+  return ignored.toSorted();
 }
 
 function readFlags(
@@ -482,7 +508,7 @@ export function loadConfig({ file, env, flags = {} }: ConfigSources): LoadedConf
   const given = new Map<string, Given>();
   const configFile = file ?? (env[ENV_FILE] || undefined);
   if (configFile !== undefined) readFile(configFile, given, problems);
-  readEnvironment(env, given, problems);
+  const ignored = readEnvironment(env, given, problems);
   readFlags(flags, given, problems);
 
   const merged: Record<string, unknown> = Object.fromEntries(SECTION_NAMES.map((name) => [name, {}]));
@@ -548,5 +574,5 @@ export function loadConfig({ file, env, flags = {} }: ConfigSources): LoadedConf
     },
     audit: raw.audit.schedule === undefined ? {} : { schedule: raw.audit.schedule },
   };
-  return { config, warnings: [] };
+  return { config, warnings: [], ignored };
 }

@@ -43,3 +43,14 @@ export function suggest(word: string, candidates: Iterable<string>): string | un
   }
   return best;
 }
+
+/** So many wrong letters are a slip of the hand. */
+const SLIPS = 2;
+
+/** The candidate that differs from the word by a slip of the hand at most, in a third of its letters at most. */
+export function misspelt(word: string, candidates: Iterable<string>): string | undefined {
+  const meant = suggest(word, candidates);
+  if (meant === undefined) return undefined;
+  const letters = folded(meant);
+  return distance(folded(word), letters) <= Math.min(SLIPS, letters.length / 3) ? meant : undefined;
+}

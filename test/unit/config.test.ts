@@ -433,8 +433,56 @@ describe("a password is never shown", () => {
   });
 
   it("a variable that we do not know may hold one", () => {
-    expect(problemsOf(() => loadEnv({ SLOTSYNC_STANDBY_PASSWORD: "hunter2" })).join()).not.toContain(
+    expect(problemsOf(() => loadEnv({ SLOTSYNC_STANDBY_DNS: "hunter2" })).join()).not.toContain(
       "hunter2",
+    );
+  });
+});
+
+describe("variables that begin like ours and are not", () => {
+  // what kubelet and Docker's links make of a Service, or container, of that name
+  const linked = (service: string): Record<string, string> => ({
+    [`${service}_SERVICE_HOST`]: "10.96.0.7",
+    [`${service}_SERVICE_PORT`]: "9287",
+    [`${service}_SERVICE_PORT_HTTP`]: "9287",
+    [`${service}_SERVICE_PORT_HTTP_METRICS`]: "9288",
+    [`${service}_PORT`]: "tcp://10.96.0.7:9287",
+    [`${service}_PORT_9287_TCP`]: "tcp://10.96.0.7:9287",
+    [`${service}_PORT_9287_TCP_PROTO`]: "tcp",
+    [`${service}_PORT_9287_TCP_PORT`]: "9287",
+    [`${service}_PORT_5432_TCP_ADDR`]: "10.96.0.7",
+    [`${service}_PORT_53_UDP`]: "udp://10.96.0.7:53",
+    [`${service}_PORT_38412_SCTP_ADDR`]: "10.96.0.7",
+  });
+
+  // each name's own variables may look like one of ours that is misspelt
+  it.each(["SLOTSYNC", "SLOTSYNC_METRICS", "SLOTSYNC_STANDBY", "SLOTSYNC_LOG", "SLOTSYNC_HTTP"])(
+    "a Kubernetes Service called %s does not keep the sidecar from starting",
+    (service) => {
+      const env = linked(service);
+      const { config, ignored } = loadConfig({ env: { SLOTSYNC_STANDBY_DSN: DSN, ...env } });
+      expect(config.http.listen).toBeUndefined();
+      expect(ignored).toEqual(Object.keys(env).toSorted());
+    },
+  );
+
+  it.each(["SLOTSYNC_NAME", "SLOTSYNC_ENV_NODE_VERSION", "SLOTSYNC_IMAGE", "SLOTSYNC_HTTP_PORT", "SLOTSYNC_"])(
+    "%s is somebody else's, and ignored",
+    (name) => {
+      const { ignored } = loadConfig({ env: { SLOTSYNC_STANDBY_DSN: DSN, [name]: "x" } });
+      expect(ignored).toEqual([name]);
+    },
+  );
+
+  it.each([
+    ["SLOTSYNC_LOG_LEVLE", "SLOTSYNC_LOG_LEVEL"],
+    ["SLOTSYNC_LOGLEVEL", "SLOTSYNC_LOG_LEVEL"],
+    ["SLOTSYNC_STANDBY__DSN", "SLOTSYNC_STANDBY_DSN"],
+    ["SLOTSYNC_SLOT_INCLUDE", "SLOTSYNC_SLOTS_INCLUDE"],
+    ["SLOTSYNC_CONFG", "SLOTSYNC_CONFIG"],
+  ])("%s is %s misspelt, and refused", (name, meant) => {
+    expect(problemsOf(() => loadEnv({ [name]: "9287" }))).toContain(
+      `${name} (environment): there is no such variable; did you mean ${meant}?`,
     );
   });
 });
