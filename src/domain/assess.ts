@@ -13,9 +13,9 @@ import { type Memory, type Policy, plan } from "./plan.ts";
 import { failureKeys } from "./plan-guard.ts";
 import { asConfirmed } from "./plan-served.ts";
 import { againstReadiness, type Problem, standbyProblems, timelineProblem } from "./prerequisites.ts";
-import { isProven, provisionOf } from "./proof.ts";
 import { isFailoverReady, type Verdict, waiting } from "./protection.ts";
-import { type PrimarySlot, slotNamed } from "./slot.ts";
+import type { PrimarySlot } from "./slot.ts";
+import { asPromoted, whyNotKept } from "./standing.ts";
 import { buildStatus, type Status } from "./status.ts";
 import type { Xid } from "./xid.ts";
 
@@ -49,10 +49,11 @@ export function assessLive(input: AssessInput, primary: PrimaryView): Assessment
   const extra = [...input.primaryProblems, ...sidecarProblems(input)];
   const judged = judge(primary, standby, journal, selection, policy, memoryFrom(journal, now), extra);
   const verdicts = new Map(judged.plan.verdicts);
+  const asRecorded = asPromoted(journal, standby);
   for (const slot of judged.chosen) {
-    const protection = verdicts.get(slot.name)?.protection ?? "waiting";
-    if (isFailoverReady(protection) && !recorded(protection === "guarded", slot, input))
-      verdicts.set(slot.name, unrecorded(input));
+    if (!isFailoverReady(verdicts.get(slot.name)?.protection ?? "waiting")) continue;
+    const why = whyNotKept(journal.slots.get(slot.name), slot, asRecorded);
+    if (why !== null) verdicts.set(slot.name, unrecorded(input, why));
   }
   const seen = noteObservation(journal, {
     primary,
@@ -73,33 +74,14 @@ export function assessLive(input: AssessInput, primary: PrimaryView): Assessment
   };
 }
 
-/**
- * Whoever finishes the promotion goes by the journal alone: a guard protects a slot only if both are known there, and what came by its
- * file is kept, or copied, only if it is proven there (I2, I3, I4).
- */
-function recorded(guarded: boolean, slot: PrimarySlot, { journal, standby }: AssessInput): boolean {
-  const record = journal.slots.get(slot.name);
-  const local = slotNamed(standby.slots, slot.name);
-  if (!guarded)
-    return record !== undefined && local !== undefined && isProven(provisionOf(record, local).proof);
-  if (!record || record.primaryConfirmedFlushLsn === null || record.databaseOid !== slot.databaseOid)
-    return false;
-  return [journal.guards[slot.databaseOid], journal.lowGuards[slot.databaseOid]].some((guard) => {
-    const source = slotNamed(standby.slots, guard?.name);
-    if (!guard || !source || source.confirmedFlushLsn === null || slot.confirmedFlushLsn === null)
-      return false;
-    const { start, wal, rows } = provisionOf(guard, source).proof;
-    const held = rows || isFailoverReady(record.protection);
-    return source.confirmedFlushLsn <= slot.confirmedFlushLsn && start && wal && held;
-  });
-}
-
-function unrecorded({ sidecarRunning }: AssessInput): Verdict {
+function unrecorded({ sidecarRunning }: AssessInput, why: string): Verdict {
   return waiting(
     "not_recorded",
-    sidecarRunning
-      ? "the sidecar has not recorded it yet; it does so in its next cycle"
-      : "no sidecar is running, so nothing says that it is safe, and after a promotion nobody would make or keep it: start slotsync run",
+    `a promotion goes by the journal, and by that it would be lost (${why}): ${
+      sidecarRunning
+        ? "the sidecar records how it stands in its next cycle"
+        : "no sidecar is running that could record how it stands; start slotsync run"
+    }`,
   );
 }
 
@@ -126,8 +108,14 @@ export function assessFromJournal(input: AssessInput, whyNot: string): Assessmen
     policy,
     memory: memoryFrom(journal, now),
   });
+  const asRecorded = asPromoted(journal, standby);
   const slots = new Map(
-    [...journal.slots].map(([name, record]) => [name, withLastVerdict(record, verdicts.get(name))]),
+    [...journal.slots].map(([name, record]) => {
+      const last = withLastVerdict(record, verdicts.get(name));
+      if (record.obsolete || !isFailoverReady(last.protection)) return [name, last];
+      const why = whyNotKept(record, null, asRecorded);
+      return [name, why === null ? last : { ...last, ...waiting("not_recorded", why) }];
+    }),
   );
   const status = buildStatus({ ...journal, slots }, standby, problems, "journal");
   return { status, actions: [], certain: stale === null };

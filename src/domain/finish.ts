@@ -86,11 +86,15 @@ export interface FinishInput {
 
 /** Decides for every slot in the journal, those that can share a decoding together. */
 export function planFinish(input: FinishInput): FinishStep[] {
-  const steps = [...input.journal.slots.values()].map((record) => finishSlot(record, input));
+  const steps = [...input.journal.slots.values()].map((record) => standing(record, input));
   return shareDecodes(steps, (databaseOid, to) => sourceFor(input, databaseOid, to));
 }
 
-function finishSlot(record: SlotRecord, input: FinishInput): FinishStep {
+/**
+ * What a promotion would do with this slot, by the journal and what is on the standby: the one rule behind "ready" (I17). The planner's
+ * word, `check`, `status`, `/ready` and the finishing step all ask it; `standing.ts` says which answers keep the slot.
+ */
+export function standing(record: SlotRecord, input: FinishInput): FinishStep {
   const local = slotNamed(input.slots, record.name);
   if (!local)
     return record.obsolete

@@ -22,6 +22,7 @@ import { attemptIn } from "./plan-stage.ts";
 import { feedbackNow, type Original, proofNow, provisionOf } from "./proof.ts";
 import { isFailoverReady } from "./protection.ts";
 import { type PrimarySlot, type SlotIdentity, type StandbySlot, slotNamed } from "./slot.ts";
+import { withStanding } from "./standing.ts";
 import { twoPhaseSince } from "./two-phase.ts";
 
 /** A failover slot, and what chose it. */
@@ -53,7 +54,7 @@ export function noteObservation(journal: JournalState, seen: Observed): JournalS
     const kept = noteAbsent(record, seen, journal);
     if (kept) slots.set(record.name, kept);
   }
-  return {
+  const next: JournalState = {
     ...journal,
     phase: "standby",
     systemIdentifier: standby.systemIdentifier,
@@ -74,6 +75,7 @@ export function noteObservation(journal: JournalState, seen: Observed): JournalS
     problems: [...seen.problems],
     finish: null,
   };
+  return withStanding(next, standby);
 }
 
 function noteSlot(

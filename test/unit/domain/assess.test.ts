@@ -197,6 +197,46 @@ describe("while both servers answer", () => {
     expect(dead({ ...synced, standby: unseen })).toMatchObject({ code: 1 });
   });
 
+  test("1d. a slot older than the guard whose subscriber has gone on past it is not ready before that is recorded (I17, K1)", () => {
+    const behind = record("a", 90, { state: "seen", ours: null, maxTarget: null, protection: "waiting" });
+    const given = {
+      journal: journal([{ ...behind, reason: "wal_or_rows_removed", detail: "behind the guard" }]),
+      standby: standby([guard]),
+    };
+    expect(live(given, primary([slot("a", 120)]))).toEqual({
+      code: 1,
+      line: expect.stringContaining("not_recorded"),
+    });
+    const seen = { ...given, journal: journal([{ ...behind, primaryConfirmedFlushLsn: lsn(120) }]) };
+    expect(live(seen, primary([slot("a", 120)]))).toMatchObject({ code: 0 });
+  });
+
+  test("1e. a position that the journal would restore past the primary's slot, which a crash took back, is not ready (I1, I17)", () => {
+    const given = { journal: journal([record("a", 200)]), standby: standby([guard, slot("a", 150)]) };
+    expect(live(given, primary([slot("a", 150)]))).toMatchObject({
+      code: 1,
+      line: expect.stringContaining("would bring it to 0/C8, and the primary's slot is at 0/96 only"),
+    });
+  });
+
+  test("1f. a guard that this server has invalidated covers nothing, the low one neither (G2, I17)", () => {
+    const low = guardName("0123abcd", 5, 2);
+    const given = journal([record("a", 200, { state: "seen", ours: null, protection: "guarded" })], {
+      lowGuards: {
+        5: { name: low, database: "app", databaseOid: 5, state: "owned", maxTarget: null, ...SQL_MADE },
+      },
+    });
+    const here = (guards: LogicalSlot[]) =>
+      live(
+        { journal: given, standby: standby(guards, { serverVersionNum: 150_018 }) },
+        primary([slot("a", 200)]),
+      );
+    const lost = { invalidation: "wal_removed" };
+    expect(here([slot(GUARD, 210), slot(low, 100)])).toMatchObject({ code: 0 });
+    expect(here([slot(GUARD, 210), slot(low, 100, lost)])).toMatchObject({ code: 1 });
+    expect(dead({ journal: given, standby: standby([slot(GUARD, 100, lost)]) })).toMatchObject({ code: 1 });
+  });
+
   test("2. a slot that the subscriber has moved past the end of the standby's WAL is not ready (I1)", () => {
     expect(live(synced, primary([slot("a", 1_001)]))).toMatchObject({ code: 1 });
   });

@@ -29,6 +29,7 @@ import {
 import { attemptIn, stillNeeded } from "../../../src/domain/plan-stage.ts";
 import { isFailoverReady } from "../../../src/domain/protection.ts";
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
+import { mustBeThere, saysReady } from "./check-claim.ts";
 import { Broken, count, must } from "./claims.ts";
 import { type FileWorld, LeftAlone, NO_ROOM, Refused, type StandbySlot, shownFolder } from "./file-world.ts";
 
@@ -619,8 +620,32 @@ export class FileSidecar {
   checkPromises(when: string): void {
     this.checkStarts();
     this.#checkPromotion(when, this.saved);
+    for (const live of [true, false]) this.#checkAnswer(when, live);
     // a sidecar that lives finishes by what it has in memory
     if (this.journal !== this.saved) this.#checkPromotion(`${when}, in memory`, this.journal);
+  }
+
+  /** I17: `check` 0, held against what a promotion would bring by the journal as it is on disk. */
+  #checkAnswer(when: string, live: boolean): void {
+    const world = this.world.clone();
+    const journal = this.saved;
+    const primary = world.seePrimary();
+    const standby = world.seeStandby();
+    const asked = { journal, standby, excluded: this.excluded, policy: this.policy, now: this.now };
+    if (!saysReady({ ...asked, primary: live ? primary : null })) return;
+    world.promote();
+    // the finishing step takes them back first of all; #checkPromotion holds that against whose they are
+    for (const name of [...world.folders.keys()])
+      if (isGuardOf(name, journal.instanceId) || journal.slots.has(name)) world.folders.delete(name);
+    const steps = planFinish({ journal, slots: world.seeSlots(), endOfWal: world.replay as Lsn });
+    for (const step of inOrder(steps)) attempt(() => finish(world, step));
+    const now = primary.slots.filter(({ name }) => !isOwnSlotName(name) && !this.excluded.has(name));
+    mustBeThere(
+      live ? now.map((slot): [string, Recorded] => [slot.name, recordedOf(slot, null)]) : this.recorded,
+      (name) => world.standby.get(name),
+      world.replay,
+      () => ({ when, live, steps, records: journal.slots, standby: this.world.standby }),
+    );
   }
 
   #checkPromotion(when: string, journal: JournalState): void {

@@ -4,13 +4,13 @@
  */
 import fc from "fast-check";
 import { expect, test } from "vitest";
+import { tally } from "./claims.ts";
 import {
   CALM,
   type CycleScript,
   type Fate,
   reallyOurs,
   SidecarModel,
-  tally,
   type WorldStep,
 } from "./sidecar-model.ts";
 

@@ -15,7 +15,9 @@ import { type Backoff, type Memory, type Plan, type Policy, plan } from "../../.
 import { guardBackoffKey, holdBackoffKey } from "../../../src/domain/plan-guard.ts";
 import { isFailoverReady } from "../../../src/domain/protection.ts";
 import type { PrimarySlot } from "../../../src/domain/slot.ts";
-import { MB, type SSlot, World } from "./model.ts";
+import { mustBeThere, saysReady } from "./check-claim.ts";
+import { Broken, count, must } from "./claims.ts";
+import { type SSlot, World } from "./model.ts";
 
 /** How one action of a cycle goes. `late`: its effect comes, the answer does not. */
 export type Fate = "done" | "fails" | "late";
@@ -50,17 +52,6 @@ export const CALM: CycleScript = {
   slowGuards: false,
 };
 
-class Broken extends Error {}
-
-function must(holds: boolean, claim: string, detail: () => unknown): void {
-  if (holds) return;
-  const text = JSON.stringify(detail(), (_key, value) => {
-    if (typeof value === "bigint") return `${Number(value) / Number(MB)}M`;
-    return value instanceof Map ? [...value.values()] : value;
-  });
-  throw new Broken(`${claim}: ${text}`);
-}
-
 type Polled = {
   confirmed: bigint | null;
   db: number;
@@ -68,10 +59,6 @@ type Polled = {
   twoPhase: boolean;
   invalid: string | null;
 };
-
-/** What the run has been through, so that a test can tell that it was worth running. */
-export const tally = new Map<string, number>();
-const count = (what: string) => tally.set(what, (tally.get(what) ?? 0) + 1);
 
 export class SidecarModel {
   readonly world = new World();
@@ -187,18 +174,7 @@ export class SidecarModel {
     this.journal = noteIntents(this.journal, actions);
     this.saved = this.journal;
     this.fresh = true;
-    this.polled = new Map(
-      this.#chosen(primary).map((slot) => [
-        slot.name,
-        {
-          confirmed: slot.confirmedFlushLsn,
-          db: slot.databaseOid,
-          plugin: slot.plugin,
-          twoPhase: slot.twoPhase,
-          invalid: slot.invalidation,
-        },
-      ]),
-    );
+    this.polled = new Map(this.#chosen(primary).map((slot) => [slot.name, polledOf(slot)]));
     for (const action of actions) {
       if (action.kind !== "advance" && action.kind !== "replace") continue;
       const slot = this.world.standby.get(action.slot);
@@ -394,6 +370,34 @@ export class SidecarModel {
 
   checkPromises(when: string): void {
     for (const sessionsLive of [true, false]) this.#checkPromotion(when, sessionsLive);
+    for (const live of [true, false]) this.#checkAnswer(when, live);
+  }
+
+  /** I17: whatever the sidecar has seen since, and whether it lives: `check` 0 is held against what a promotion would bring. */
+  #checkAnswer(when: string, live: boolean): void {
+    const world = this.world.clone();
+    const primary = world.seePrimary();
+    const standby = world.seeStandby();
+    const asked = {
+      journal: this.saved,
+      standby,
+      excluded: this.excluded,
+      policy: this.policy,
+      now: this.now,
+    };
+    if (!saysReady({ ...asked, primary: live ? primary : null })) return;
+    world.endSessions();
+    world.promote();
+    const journal = this.saved;
+    const steps = planFinish({ journal, slots: world.seeSlots(), endOfWal: world.replay as Lsn });
+    for (const step of ordered(steps)) attempt(() => world.finish(step));
+    const now = this.#chosen(primary).map((slot): [string, Polled] => [slot.name, polledOf(slot)]);
+    mustBeThere(
+      live ? now : this.polled,
+      (name) => world.standby.get(name),
+      world.replay,
+      () => ({ when, live, steps, records: journal.slots, standby: this.world.standby }),
+    );
   }
 
   #checkPromotion(when: string, sessionsLive: boolean): void {
@@ -460,6 +464,20 @@ export class SidecarModel {
       must(slot.confirmed === exact, `${promise}, at its exact position (I1)`, detail(record));
       must(seen.confirmed <= world.replay, `${promise}, with nothing missing (I1)`, detail(record));
     }
+  }
+}
+
+function polledOf(slot: PrimarySlot): Polled {
+  const { confirmedFlushLsn, databaseOid, plugin, twoPhase, invalidation } = slot;
+  return { confirmed: confirmedFlushLsn, db: databaseOid, plugin, twoPhase, invalid: invalidation };
+}
+
+/** What the modelled server refuses changes nothing. */
+function attempt(run: () => void): void {
+  try {
+    run();
+  } catch (error) {
+    if (error instanceof Broken) throw error;
   }
 }
 

@@ -1,0 +1,67 @@
+/**
+ * Whether a promotion now would keep a slot, by the journal as it is on disk (I17): whoever finishes a promotion has nothing else to go by.
+ * Ready means no less than that; what is seen and not recorded yet counts for nothing.
+ */
+import { type FinishInput, type FinishStep, standing } from "./finish.ts";
+import type { JournalState, SlotRecord } from "./journal.ts";
+import { formatLsn, type Lsn } from "./lsn.ts";
+import type { StandbyView } from "./observation.ts";
+import { isFailoverReady, waiting } from "./protection.ts";
+import { type SlotIdentity, sameIdentity } from "./slot.ts";
+
+/** What is known of the primary's slot besides the journal: what a look has just shown. */
+export type Shown = SlotIdentity & { confirmedFlushLsn: Lsn | null };
+
+/**
+ * Were the standby promoted now: what the finishing step would find at the least. Promotion replays all the WAL that is here; a hold is a
+ * temporary slot, which may be gone with its session by then.
+ */
+export function asPromoted(journal: JournalState, standby: StandbyView): FinishInput {
+  const slots = standby.slots.filter(({ temporary }) => !temporary);
+  return { journal, slots, endOfWal: standby.flushedLsn };
+}
+
+/** Where the slot would stand after the step, or null when the step does not keep it. */
+function keptAt(step: FinishStep): Lsn | null {
+  switch (step.kind) {
+    case "keep":
+      return step.position;
+    case "advance":
+    case "materialise":
+      return step.to;
+    default:
+      return null;
+  }
+}
+
+/** Why a promotion now would not keep the slot where it can go on, or null when it would. `shown` is the primary's slot, where it was seen. */
+export function whyNotKept(
+  record: SlotRecord | undefined,
+  shown: Shown | null,
+  input: FinishInput,
+): string | null {
+  if (record === undefined) return "the journal does not know the slot";
+  // I5
+  if (shown !== null && !sameIdentity(record, shown))
+    return "the journal knows another slot of this name (database, plugin or two_phase differ)";
+  const step = standing(record, input);
+  const at = keptAt(step);
+  if (at === null) return "why" in step && step.why ? step.why : "it would not be kept";
+  // I1: the primary has taken it back since
+  if (shown?.confirmedFlushLsn != null && at > shown.confirmedFlushLsn)
+    return `the journal would bring it to ${formatLsn(at)}, and the primary's slot is at ${formatLsn(shown.confirmedFlushLsn)} only`;
+  return null;
+}
+
+/** The journal with no slot called ready that a promotion by this very journal would not keep. */
+export function withStanding(journal: JournalState, standby: StandbyView): JournalState {
+  const input = asPromoted(journal, standby);
+  const slots = new Map(
+    [...journal.slots].map(([name, record]) => {
+      if (record.obsolete || !isFailoverReady(record.protection)) return [name, record];
+      const why = whyNotKept(record, null, input);
+      return [name, why === null ? record : { ...record, ...waiting("not_recorded", why) }];
+    }),
+  );
+  return { ...journal, slots };
+}
