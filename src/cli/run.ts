@@ -43,7 +43,9 @@ async function run({ config, warnings, ignored }: LoadedConfig): Promise<number>
   const log = createLogger({ ...config.log, fd: 1, standby: standbyName(config) });
   for (const warning of warnings) log.warn(warning);
   if (ignored.length > 0)
-    log.debug(`variables of the environment that begin like ours and are none, ignored: ${ignored.join(", ")}`);
+    log.debug(
+      `variables of the environment that begin like ours and are none, ignored: ${ignored.join(", ")}`,
+    );
   const stopping = stopOnSignals((name) => {
     log.info(`${name}: stopping`);
     setTimeout(() => {

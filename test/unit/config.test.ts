@@ -433,9 +433,7 @@ describe("a password is never shown", () => {
   });
 
   it("a variable that we do not know may hold one", () => {
-    expect(problemsOf(() => loadEnv({ SLOTSYNC_STANDBY_DNS: "hunter2" })).join()).not.toContain(
-      "hunter2",
-    );
+    expect(problemsOf(() => loadEnv({ SLOTSYNC_STANDBY_DNS: "hunter2" })).join()).not.toContain("hunter2");
   });
 });
 
@@ -466,13 +464,16 @@ describe("variables that begin like ours and are not", () => {
     },
   );
 
-  it.each(["SLOTSYNC_NAME", "SLOTSYNC_ENV_NODE_VERSION", "SLOTSYNC_IMAGE", "SLOTSYNC_HTTP_PORT", "SLOTSYNC_"])(
-    "%s is somebody else's, and ignored",
-    (name) => {
-      const { ignored } = loadConfig({ env: { SLOTSYNC_STANDBY_DSN: DSN, [name]: "x" } });
-      expect(ignored).toEqual([name]);
-    },
-  );
+  it.each([
+    "SLOTSYNC_NAME",
+    "SLOTSYNC_ENV_NODE_VERSION",
+    "SLOTSYNC_IMAGE",
+    "SLOTSYNC_HTTP_PORT",
+    "SLOTSYNC_",
+  ])("%s is somebody else's, and ignored", (name) => {
+    const { ignored } = loadConfig({ env: { SLOTSYNC_STANDBY_DSN: DSN, [name]: "x" } });
+    expect(ignored).toEqual([name]);
+  });
 
   it.each([
     ["SLOTSYNC_LOG_LEVLE", "SLOTSYNC_LOG_LEVEL"],

@@ -10,7 +10,7 @@ import type { PrimaryView, StandbyView } from "../../../src/domain/observation.t
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
 import type { Xid } from "../../../src/domain/xid.ts";
 
-export const MB = 1024n * 1024n;
+const MB = 1024n * 1024n;
 
 /** Catalog rows are the server's own business from 16 on (I4): here the feedback has always arrived. */
 const XMIN = 700 as Xid;
