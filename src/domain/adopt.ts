@@ -2,7 +2,7 @@
  * What becomes of a slot on the standby that has a failover slot's name and is not ours (I7). A former primary that follows again brings
  * its own old slots along; what is proven to be of its own past can serve like any slot of ours, or make room for one.
  */
-import { formatLsn, type Lsn } from "./lsn.ts";
+import { formatLsn, isAhead, type Lsn } from "./lsn.ts";
 import type { PlanInput } from "./plan.ts";
 import { type PrimarySlot, type StandbySlot, sameIdentity } from "./slot.ts";
 import { commonUntil } from "./timeline.ts";
@@ -46,7 +46,7 @@ export function decideConflict(
   if (why !== null) return quarantine(why);
   // I1: confirmed here just before the switchover, and not seen by the sidecar of the new primary any more
   const { confirmedFlushLsn: confirmed } = slot;
-  if (confirmed === null || (local.confirmedFlushLsn !== null && local.confirmedFlushLsn > confirmed))
+  if (confirmed === null || (local.confirmedFlushLsn !== null && isAhead(local.confirmedFlushLsn, confirmed)))
     return {
       kind: "wait",
       why: `it is adopted once the primary's slot, which is at ${confirmed === null ? "no position" : formatLsn(confirmed)}, has come up to it`,

@@ -1,7 +1,7 @@
 /** Why a slot that is here may not serve after a failover, each as a verdict; null where there is no doubt. */
 import { tellsRowsRemoved } from "./capability.ts";
 import type { Provision } from "./journal.ts";
-import { formatLsn, type Lsn } from "./lsn.ts";
+import { bytesBeyond, formatLsn, type Lsn } from "./lsn.ts";
 import type { PlanInput } from "./plan.ts";
 import { completeBackoffKey, pluginBackoffKey } from "./plan-guard.ts";
 import { feedbackNow, type Original, proofNow } from "./proof.ts";
@@ -25,7 +25,7 @@ export function doubtsOf(
 
 /** I1 would put the slot past the end of WAL here: transactions that the subscriber has and this standby lacks. */
 export function notFlushed(confirmed: Lsn, input: PlanInput): Verdict | null {
-  if (confirmed <= input.standby.flushedLsn) return null;
+  if (bytesBeyond(input.standby.flushedLsn, confirmed) === 0) return null;
   return waiting(
     "wal_not_flushed",
     `the subscriber has confirmed ${formatLsn(confirmed)}, but this standby has WAL only up to ${formatLsn(input.standby.flushedLsn)}`,

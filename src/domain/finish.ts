@@ -5,7 +5,7 @@
 import { assertNever } from "./assert-never.ts";
 import { shareDecodes } from "./finish-share.ts";
 import type { JournalState, Proof, SlotRecord } from "./journal.ts";
-import { bytesBetween, formatLsn, type Lsn, minLsn } from "./lsn.ts";
+import { bytesBeyond, formatLsn, type Lsn, minLsn } from "./lsn.ts";
 import { holdName } from "./names.ts";
 import { isOurs, isServed, originalOf, whyUnsafe } from "./ownership.ts";
 import { provisionOf } from "./proof.ts";
@@ -269,7 +269,7 @@ export function finishedSlot(step: FinishStep, endOfWal: Lsn, error: string | nu
     lastSeenLsn: confirmed === null ? null : formatLsn(confirmed),
     lastSeenAt: record.seenAt,
     positionLsn: error !== null || position === null ? null : formatLsn(position),
-    confirmedBeyondEndBytes: confirmed === null ? 0 : Math.max(0, bytesBetween(endOfWal, confirmed)),
+    confirmedBeyondEndBytes: confirmed === null ? 0 : bytesBeyond(endOfWal, confirmed),
   };
 }
 

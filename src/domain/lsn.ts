@@ -25,6 +25,32 @@ export function bytesBetween(from: Lsn, to: Lsn): number {
   return Number(to - from);
 }
 
+/** MAXALIGN in c.h: records begin and end at multiples of it. */
+const ALIGNMENT = 8n;
+
+/**
+ * Clients confirm positions at which no record can begin: a well-known one adds 1 to the end of what it has. A slot there sends the
+ * records from the next multiple of 8 on.
+ */
+function firstSent(confirmed: Lsn): Lsn {
+  return (((confirmed + ALIGNMENT - 1n) / ALIGNMENT) * ALIGNMENT) as Lsn;
+}
+
+/** And who confirmed it has nothing that ends past the multiple of 8 before. */
+export function lastHad(confirmed: Lsn): Lsn {
+  return (confirmed - (confirmed % ALIGNMENT)) as Lsn;
+}
+
+/** True when a slot at `a` skips what one at `b` sends (I1). */
+export function isAhead(a: Lsn, b: Lsn): boolean {
+  return firstSent(a) > firstSent(b);
+}
+
+/** Bytes of WAL past `end` that a subscriber with this position has something of; 0 for none. */
+export function bytesBeyond(end: Lsn, confirmed: Lsn): number {
+  return lastHad(confirmed) > end ? bytesBetween(end, confirmed) : 0;
+}
+
 /** The least of the given positions. Throws RangeError when there is none. */
 export function minLsn(...lsns: Lsn[]): Lsn {
   const [first, ...rest] = lsns;

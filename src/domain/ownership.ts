@@ -1,5 +1,5 @@
 import type { Birth, SlotRecord } from "./journal.ts";
-import { formatLsn, type Lsn } from "./lsn.ts";
+import { formatLsn, isAhead, type Lsn } from "./lsn.ts";
 import { isLoadedFrom } from "./proof.ts";
 import { type SlotIdentity, type StandbySlot, sameIdentity } from "./slot.ts";
 
@@ -53,7 +53,7 @@ export function whyUnsafe(original: Original, local: StandbySlot): string | null
   // a finished slot never loses its position: this is a new one of the same name
   if (original.confirmedFlushLsn === null) return "the primary's slot is being made anew";
   if (local.invalidation !== null) return `this standby has invalidated it (${local.invalidation})`;
-  if (local.confirmedFlushLsn !== null && local.confirmedFlushLsn > original.confirmedFlushLsn)
+  if (local.confirmedFlushLsn !== null && isAhead(local.confirmedFlushLsn, original.confirmedFlushLsn))
     return `it is ahead of the primary's (${formatLsn(local.confirmedFlushLsn)} > ${formatLsn(original.confirmedFlushLsn)}): a failover would skip changes`;
   return null;
 }
@@ -63,7 +63,7 @@ export function isOnlyAhead(original: Original, local: StandbySlot): boolean {
   const { confirmedFlushLsn } = original;
   if (confirmedFlushLsn === null || local.confirmedFlushLsn === null) return false;
   return (
-    local.confirmedFlushLsn > confirmedFlushLsn &&
+    isAhead(local.confirmedFlushLsn, confirmedFlushLsn) &&
     whyUnsafe(original, { ...local, confirmedFlushLsn }) === null
   );
 }

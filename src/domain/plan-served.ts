@@ -7,7 +7,7 @@ import type { Action } from "./action.ts";
 import { syncsByServer } from "./capability.ts";
 import { doubtsOf, notFlushed, pluginUnproven } from "./doubts.ts";
 import { PROVEN, UNPROVISIONED } from "./journal.ts";
-import { formatLsn, type Lsn } from "./lsn.ts";
+import { formatLsn, isAhead, type Lsn } from "./lsn.ts";
 import { isValidSlotName } from "./names.ts";
 import type { StandbyView } from "./observation.ts";
 import { isOurs, isServed, whyUnsafe } from "./ownership.ts";
@@ -59,8 +59,8 @@ export function asConfirmed<S extends PrimarySlot>(
   const known = journal.slots.get(slot.name);
   if (!local || !known || !isServed(local) || !sameIdentity(slot, local)) return slot;
   const [at, confirmed] = [local.confirmedFlushLsn, slot.confirmedFlushLsn];
-  if (at === null || confirmed === null || at <= confirmed) return slot;
-  const aheadBefore = known.served && (known.maxTarget === null || known.maxTarget > confirmed);
+  if (at === null || confirmed === null || !isAhead(at, confirmed)) return slot;
+  const aheadBefore = known.served && (known.maxTarget === null || isAhead(known.maxTarget, confirmed));
   return aheadBefore ? slot : { ...slot, confirmedFlushLsn: at };
 }
 
@@ -193,7 +193,9 @@ export function planServerSync({ primary, standby, memory, chosen }: PlanInput):
   const here = standby.slots.filter(({ synced }) => synced);
   const flagged = new Set(primary.slots.filter(({ failover }) => failover).map(({ name }) => name));
   const stale = here.filter(({ name }) => !flagged.has(name));
-  const behind = wanted.filter((slot) => !isLevel(slot, slotNamed(standby.slots, slot.name)));
+  const behind = wanted.filter(
+    (slot) => canSync(slot, standby) && !isLevel(slot, slotNamed(standby.slots, slot.name)),
+  );
   if (stale.length + behind.length === 0) return [];
   const state = [...behind, ...here].map(positionsOf).join(" ");
   if (!isDue(state, memory)) return [];
@@ -205,6 +207,11 @@ function drivenFromHere(standby: StandbyView): boolean {
   return (
     syncsByServer(standby.serverVersionNum) && !standby.syncsSlots && standby.conninfoHasDatabase !== false
   );
+}
+
+/** The server raises for a slot past the end of WAL here, be it by a byte, and leaves those behind it out: asking it again is no use. */
+function canSync({ confirmedFlushLsn }: PrimarySlot, { flushedLsn }: StandbyView): boolean {
+  return confirmedFlushLsn === null || confirmedFlushLsn <= flushedLsn;
 }
 
 function isLevel(slot: PrimarySlot, local: StandbySlot | undefined): boolean {

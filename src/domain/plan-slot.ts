@@ -5,7 +5,7 @@ import { copiesSlots, createsOnStandby } from "./capability.ts";
 import { doubtsOf, isPluginProven, notFlushed, pluginUnproven } from "./doubts.ts";
 import { inGrace } from "./grace.ts";
 import type { Provision } from "./journal.ts";
-import { formatLsn, type Lsn, maxLsn, minLsn } from "./lsn.ts";
+import { formatLsn, isAhead, type Lsn, lastHad, maxLsn, minLsn } from "./lsn.ts";
 import { isValidSlotName } from "./names.ts";
 import { isOnlyAhead, isOurs, whyUnsafe } from "./ownership.ts";
 import type { PlanInput } from "./plan.ts";
@@ -188,7 +188,7 @@ function decideExisting(
   }
   const confirmed = slot.confirmedFlushLsn as Lsn;
   const busy = input.memory.busyDatabases.has(local.databaseOid);
-  if (busy && record.maxTarget !== null && record.maxTarget > confirmed)
+  if (busy && record.maxTarget !== null && isAhead(record.maxTarget, confirmed))
     return {
       slot,
       verdict: waiting(
@@ -314,7 +314,7 @@ function verdictOfSynced(
   input: PlanInput,
 ): Verdict {
   // a slot that cannot be moved may not be readable either; one that has arrived needs no moving
-  const failure = position < confirmed ? input.memory.backoff.get(local.name) : undefined;
+  const failure = position < lastHad(confirmed) ? input.memory.backoff.get(local.name) : undefined;
   if (failure) return waiting(failure.reason, failure.detail);
   return (
     notFlushed(confirmed, input) ??
@@ -364,7 +364,7 @@ function decideMissing(
     };
   const source = cover === "guard" ? database.guard : database.hold;
   const decision: SlotDecision = { slot, verdict: GUARDED };
-  if (source && mayTry(slot.name, memory) && position <= standby.replayLsn)
+  if (source && mayTry(slot.name, memory) && lastHad(position) <= standby.replayLsn)
     decision.create = {
       kind: "create",
       slot: slot.name,
@@ -372,7 +372,7 @@ function decideMissing(
       databaseOid: slot.databaseOid,
       plugin: slot.plugin,
       from: source.name,
-      to: position,
+      to: minLsn(position, standby.replayLsn),
     };
 
   if (failure)

@@ -238,7 +238,11 @@ describe("while both servers answer", () => {
   });
 
   test("2. a slot that the subscriber has moved past the end of the standby's WAL is not ready (I1)", () => {
-    expect(live(synced, primary([slot("a", 1_001)]))).toMatchObject({ code: 1 });
+    expect(live(synced, primary([slot("a", 1_008)]))).toMatchObject({ code: 1 });
+  });
+
+  test("2a. one byte past it no record can have ended: a client that adds 1 to what it has is not ahead (I1, K7)", () => {
+    expect(live(synced, primary([slot("a", 1_001)]))).toMatchObject({ code: 0 });
   });
 
   test("3. a slot that only the guard holds counts once the journal knows it, for nobody else would make it (I6)", () => {

@@ -40,6 +40,12 @@ const CASES: Case[] = [
     step: "advance@1000",
   },
   {
+    claim: "3a one byte past it no record begins: the slot stays at the end (I1, K7)",
+    record: record("x", "owned", 1_000, at(1_001)),
+    here: [slot("x", 1_000)],
+    step: "keep@1000",
+  },
+  {
     claim: "4 a slot that only the guard holds is made at its exact position (G2b)",
     record: record("x", "seen", null, at(450, { protection: "guarded" })),
     here: [guard(300)],
@@ -218,6 +224,12 @@ test("the gap report names what the subscriber has and this node lacks (I1)", ()
   const entry = record("x", "owned", 400, at(1_500));
   const step: FinishStep = { kind: "advance", record: entry, restart: lsn(300), to: lsn(1_000) };
   const line = finishedSlot(step, lsn(1_000), null);
+  const odd = record("x", "owned", 1_000, at(1_001));
+  expect(
+    finishedSlot({ kind: "keep", record: odd, position: lsn(1_000) }, lsn(1_000), null)
+      .confirmedBeyondEndBytes,
+    "no record ends one byte past the end",
+  ).toBe(0);
   expect(line).toMatchObject({ outcome: "advanced", positionLsn: "0/3E8", confirmedBeyondEndBytes: 500 });
   const report = {
     finishedAt: 0,

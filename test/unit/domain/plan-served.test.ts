@@ -180,6 +180,8 @@ describe("on a standby", () => {
     expect(calls({ here: [guard(450)], primary: { upstream: {} as UpstreamView } })).toBe(false);
     expect(calls({ here: [here(500), guard(450)] })).toBe(false);
     expect(calls({ here: [here(400), guard(450)] })).toBe(true);
+    // past the end of WAL here, be it by a byte, the server raises, and the slots behind it are left out
+    expect(calls({ here: [here(400), guard(450)], standby: { flushedLsn: lsn(499) } })).toBe(false);
     // one that the primary has no more, or not flagged, is the server's to drop
     expect(calls({ there: [], here: [here(400), guard(450)] })).toBe(true);
     expect(calls({ there: [there(500, { failover: false })], here: [guard(450)] })).toBe(false);

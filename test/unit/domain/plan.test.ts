@@ -119,6 +119,29 @@ const CASES: Case[] = [
     x: "waiting(wal_not_flushed)",
   },
   {
+    claim: "12a … but not where it adds 1 to what it has: no record ends there (I1, K7)",
+    there: [slot("x", 1_001)],
+    here: [guard(1_000), slot("x", 1_000)],
+    journal: owned("x", 1_000),
+    actions: [],
+    x: "synced",
+  },
+  {
+    claim: "12b … and it is made where this standby ends, to be brought on by that byte later (I1, G2b)",
+    there: [slot("x", 1_001)],
+    here: [guard(1_000)],
+    actions: ["create x@1000"],
+    x: "guarded",
+  },
+  {
+    claim: "12c … nor is ours ahead that sends the same records (I1)",
+    there: [slot("x", 801)],
+    here: [guard(200), slot("x", 807)],
+    journal: owned("x", 807),
+    actions: [`advance_guard ${GUARD}@1000`],
+    x: "synced",
+  },
+  {
     claim:
       "13 a slot of ours that is ahead of the primary's is dropped, and the guard waits for its position (I1, I6)",
     there: [slot("x", 300)],

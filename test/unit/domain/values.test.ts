@@ -10,8 +10,11 @@ import {
 } from "../../../src/domain/cost.ts";
 import {
   bytesBetween,
+  bytesBeyond,
   formatLsn,
+  isAhead,
   type Lsn,
+  lastHad,
   maxLsn,
   minLsn,
   parseLsn,
@@ -49,6 +52,36 @@ describe("LSNs", () => {
     expect(minLsn(lsn(3), lsn(1), lsn(2))).toBe(1n);
     expect(maxLsn(lsn(3), lsn(5))).toBe(5n);
     expect(() => minLsn()).toThrow(RangeError);
+  });
+});
+
+describe("positions between two places where a record can begin, as clients confirm them", () => {
+  test.each<[string, number, number, boolean]>([
+    ["the same", 1_000, 1_000, false],
+    ["a byte further: it skips what begins at 1000", 1_001, 1_000, true],
+    ["a byte behind: it sends what begins at 1000", 1_000, 1_001, false],
+    ["both before the same next place", 1_007, 1_001, false],
+    ["at the next place", 1_008, 1_001, false],
+    ["past the next place", 1_009, 1_008, true],
+  ])("a slot is ahead of another where it skips what that one sends: %s (I1)", (_, a, b, ahead) => {
+    expect(isAhead(lsn(a), lsn(b))).toBe(ahead);
+  });
+
+  test.each([
+    [999, 0],
+    [1_000, 0],
+    [1_001, 0],
+    [1_007, 0],
+    [1_008, 8],
+    [1_009, 9],
+  ])("who confirmed %d has %d bytes of what lies past 1000 (I1)", (confirmed, bytes) => {
+    expect(bytesBeyond(lsn(1_000), lsn(confirmed))).toBe(bytes);
+  });
+
+  test("nothing that is had ends between two such places", () => {
+    expect([1_000, 1_001, 1_007, 1_008].map((at) => Number(lastHad(lsn(at))))).toEqual([
+      1_000, 1_000, 1_000, 1_008,
+    ]);
   });
 });
 
