@@ -3,6 +3,7 @@
  * is still busy then (a long decode, a blocked advance) goes on by itself, and the other databases with the next cycle (I9).
  */
 import { type Action, isFileAction } from "../domain/action.ts";
+import type { Lsn } from "../domain/lsn.ts";
 import type { PgSession } from "../pg/session.ts";
 import { CANCEL_BACKEND } from "../pg/sql.ts";
 import { type Outcome, WrongRoleError } from "./errors.ts";
@@ -163,6 +164,11 @@ export class Applier {
     const session = await this.#options.open(database, "lane", false);
     this.#sessions.set(database, session);
     return session;
+  }
+
+  /** Uses a hold of ours, lest the server give it up as idle (18+). Throws what the server says. */
+  touchHold(hold: string, at: Lsn): Promise<void> {
+    return this.#holds.touch(hold, at);
   }
 
   /**

@@ -2,8 +2,10 @@
  * Holds: temporary copies of a guard, each in a session of its own that runs nothing else, for any ERROR there would drop it. A hold
  * dies with us, at the price of waiting longer; never of a change.
  */
+import { formatLsn, type Lsn } from "../domain/lsn.ts";
 import type { PgSession } from "../pg/session.ts";
 import { copySlot } from "../pg/sql.ts";
+import { advanceOne } from "./advance.ts";
 import { expectDone } from "./errors.ts";
 
 export class HoldKeeper {
@@ -26,6 +28,12 @@ export class HoldKeeper {
       throw error;
     }
     this.#sessions.set(hold, session);
+  }
+
+  /** Moves a hold to where it stands, which the server counts as use. Throws what it says, whereupon the hold is gone. */
+  async touch(hold: string, at: Lsn): Promise<void> {
+    const session = this.#sessions.get(hold);
+    if (session) await advanceOne(session, "standby", hold, formatLsn(at));
   }
 
   /** Ends the session, and with it the slot. */

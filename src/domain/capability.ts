@@ -23,6 +23,11 @@ export function syncsTwoPhaseExactly(serverVersionNum: number): boolean {
   return serverVersionNum >= 180_000;
 }
 
+/** Checkpoints give up slots that nobody has used for `idle_replication_slot_timeout`. */
+export function givesUpIdle(serverVersionNum: number): boolean {
+  return serverVersionNum >= 180_000;
+}
+
 /** The server itself gives up a logical slot on a standby that lost catalog rows (I4); before, nobody tells. */
 export function tellsRowsRemoved(serverVersionNum: number): boolean {
   return serverVersionNum >= 160_000;

@@ -1,5 +1,6 @@
 /** Why a slot that is here may not serve after a failover, each as a verdict; null where there is no doubt. */
 import { tellsRowsRemoved } from "./capability.ts";
+import { idleTooLong } from "./idle.ts";
 import type { Provision } from "./journal.ts";
 import { bytesBeyond, formatLsn, type Lsn } from "./lsn.ts";
 import type { PlanInput } from "./plan.ts";
@@ -19,7 +20,8 @@ export function doubtsOf(
   return (
     incomplete(local, provision, original, input) ??
     rowsUnproven(local, provision, original, input) ??
-    soonRemoved(local, input)
+    soonRemoved(local, input) ??
+    idleTooLong(local, input.standby)
   );
 }
 

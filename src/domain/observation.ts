@@ -1,3 +1,4 @@
+import type { Idleness } from "./idle.ts";
 import type { Lsn } from "./lsn.ts";
 import type { Reason } from "./protection.ts";
 import type { Registry } from "./registry.ts";
@@ -131,4 +132,6 @@ export interface StandbyView {
   feedbackSession: string;
   /** Its data directory, where that is needed; null when it was not looked at. */
   files: FilesView | null;
+  /** 18+: null, or left out, where no slot is given up for being idle. */
+  idleness?: Idleness | null;
 }

@@ -13,6 +13,7 @@ export type Reason =
   | "permission_denied"
   | "too_many_slots"
   | "slot_in_use"
+  | "idle_timeout"
   | "statement_failed"
   | "absent_on_primary"
   | "not_recorded"

@@ -23,6 +23,7 @@ const REASONS = {
   permission_denied: 0,
   too_many_slots: 0,
   slot_in_use: 0,
+  idle_timeout: 0,
   statement_failed: 0,
   absent_on_primary: 0,
   not_recorded: 0,

@@ -1,4 +1,6 @@
 /** What the standby looks like now. */
+
+import type { Idleness } from "../domain/idle.ts";
 import { type Lsn, maxLsn, parseLsnOrNull } from "../domain/lsn.ts";
 import type { FilesView, StandbyView } from "../domain/observation.ts";
 import type { StandbySlot } from "../domain/slot.ts";
@@ -21,6 +23,8 @@ interface ServerRow {
   max_slot_wal_keep_mb: string | null;
   wal_keep_mb: string | null;
   wal_segment_bytes: string;
+  /** NULL before 18. */
+  idle_timeout_s: string | null;
   replay_lsn: string | null;
   receive_lsn: string | null;
   streaming: boolean;
@@ -108,8 +112,21 @@ export async function observeStandby(
       mayReplicate: server.may_replicate ?? false,
       feedbackSession: `${primarySlotName ?? ""} ${server.feedback_session}`,
       files,
+      idleness: idlenessIn(server, slots),
     },
   };
+}
+
+function idlenessIn(
+  { idle_timeout_s: timeout }: Pick<ServerRow, "idle_timeout_s">,
+  slots: readonly SlotRow[],
+): Idleness | null {
+  const timeoutMs = Number(timeout ?? 0) * 1_000;
+  if (timeoutMs === 0) return null;
+  const idleMs = slots.flatMap(({ name, idle_s: idle }): [string, number][] =>
+    idle == null ? [] : [[name, Number(idle) * 1_000]],
+  );
+  return { timeoutMs, idleMs: new Map(idleMs) };
 }
 
 /** Null when it cannot be seen or read. */
@@ -156,6 +173,8 @@ interface PromotedRow {
   timeline: string | null;
   /** NULL before 17. */
   stalled_standby_slots: string | null;
+  /** NULL before 18. */
+  idle_timeout_s: string | null;
 }
 
 /** What one look at a promoted server saw. */
@@ -168,6 +187,8 @@ export interface PromotedView {
   timeline: number | null;
   /** 17+: names in `synchronized_standby_slots` that no standby streams by: a flagged slot cannot be advanced until they are served. */
   stalledStandbySlots: readonly string[];
+  /** 18+: whether checkpoints give up slots that nobody uses. */
+  givesUpIdle: boolean;
   slots: StandbySlot[];
   /** Of slots of every kind. */
   slotNames: string[];
@@ -187,6 +208,7 @@ export async function observePromoted(session: PgSession): Promise<PromotedView>
     walLsn: parseLsnOrNull(server.wal_lsn) ?? ZERO,
     timeline: server.timeline === null ? null : Number.parseInt(server.timeline, 16),
     stalledStandbySlots: server.stalled_standby_slots?.split(",") ?? [],
+    givesUpIdle: Number(server.idle_timeout_s ?? 0) > 0,
     slots: toLogicalSlots(slots),
     slotNames: slots.map(({ name }) => name),
   };

@@ -22,6 +22,8 @@ export interface SlotRow {
   synced: boolean;
   /** Asked on the standby only. */
   in_own_use?: boolean;
+  /** Asked of a standby only; NULL before 18. */
+  idle_s?: string | null;
 }
 
 /** Null for a physical slot. A slot whose database has just been dropped still shows its oid. */

@@ -6,6 +6,7 @@
  * function in FROM, its branch is never evaluated before its condition.
  */
 import { assertNever } from "../domain/assert-never.ts";
+import { givesUpIdle } from "../domain/capability.ts";
 import { READ_REGISTRY, REGISTRY_COLUMNS } from "./registry-sql.ts";
 
 /** Quotes a value as a string literal under standard_conforming_strings = on. */
@@ -47,6 +48,17 @@ function slotColumns(serverVersionNum: number): string {
     ${invalidationExpression(invalidationColumns(serverVersionNum))} AS invalidation,
     ${serverVersionNum >= 170_000 ? "failover, synced" : "false AS failover, false AS synced"}`;
 }
+
+/** 18+: for how many seconds nobody has used a slot, by the clock that the server goes by; NULL while somebody does. */
+function idleColumn(serverVersionNum: number): string {
+  return givesUpIdle(serverVersionNum)
+    ? "pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) inactive_since)::pg_catalog.text AS idle_s"
+    : "NULL::pg_catalog.text AS idle_s";
+}
+
+/** 18+, in seconds: after which time a checkpoint gives up a slot that nobody uses; 0 for never. */
+const IDLE_TIMEOUT = `(SELECT i.setting FROM pg_catalog.pg_settings AS i
+         WHERE i.name OPERATOR(pg_catalog.=) 'idle_replication_slot_timeout') AS idle_timeout_s`;
 
 /** Whether the slot's user is a sidecar's own session at work, and nobody that could move it past the subscriber. */
 const IN_OWN_USE = `
@@ -124,6 +136,7 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        ${setting("max_slot_wal_keep_size")} AS max_slot_wal_keep_mb,
        ${setting("wal_keep_size")} AS wal_keep_mb,
        ${setting("wal_segment_size")} AS wal_segment_bytes,
+       ${IDLE_TIMEOUT},
        pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text AS replay_lsn,
        pg_catalog.pg_last_wal_receive_lsn()::pg_catalog.text AS receive_lsn,
        receiver.pid IS NOT NULL AS streaming,
@@ -137,7 +150,7 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        pg_catalog.current_setting('port')::pg_catalog.int4 AS port,
        (SELECT rolsuper OR rolreplication FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) CURRENT_USER) AS may_replicate
   FROM (SELECT) AS look LEFT JOIN pg_catalog.pg_stat_wal_receiver AS receiver ON true;
-SELECT ${slotColumns(serverVersionNum)}, ${IN_OWN_USE} FROM pg_catalog.pg_replication_slots;
+SELECT ${slotColumns(serverVersionNum)}, ${idleColumn(serverVersionNum)}, ${IN_OWN_USE} FROM pg_catalog.pg_replication_slots;
 ${LIST_DATABASES}`;
 }
 
@@ -289,6 +302,7 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_lsn()::pg_catalog.text END AS wal_lsn,
        CASE WHEN NOT pg_catalog.pg_is_in_recovery()
             THEN pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END AS timeline,
+       ${IDLE_TIMEOUT},
        ${serverVersionNum >= 170_000 ? STALLED_STANDBY_SLOTS : "NULL::pg_catalog.text"} AS stalled_standby_slots;
 SELECT ${slotColumns(serverVersionNum)}, ${IN_OWN_USE} FROM pg_catalog.pg_replication_slots`;
 }

@@ -36,6 +36,7 @@ export async function runCycle(
   sidecar.lastLook = look;
   sidecar.primaryWalLsn = primary.walLsn;
   if (!look.view.inRecovery) return { kind: "promoted" };
+  await sidecar.keepInUse(look.view);
   await learnHistory(sidecar, primary, look.view);
 
   const now = sidecar.now();

@@ -6,8 +6,17 @@ import type { Logger } from "pino";
 import { advanceOne } from "../apply/advance.ts";
 import { type Create, createSlots } from "../apply/create.ts";
 import { dropOwnSlot } from "../apply/drop.ts";
-import { type FinishReport, type FinishStep, finishedSlot, planFinish } from "../domain/finish.ts";
+import { touchSlots } from "../apply/touch.ts";
+import { givesUpIdle } from "../domain/capability.ts";
+import {
+  type FinishInput,
+  type FinishReport,
+  type FinishStep,
+  finishedSlot,
+  planFinish,
+} from "../domain/finish.ts";
 import { groupBy } from "../domain/group.ts";
+import { toUseAtPromotion } from "../domain/idle.ts";
 import type { JournalState } from "../domain/journal.ts";
 import { noteFinish, noteFinishIntents, startOver } from "../domain/journal-update.ts";
 import { formatLsn, type Lsn } from "../domain/lsn.ts";
@@ -56,15 +65,8 @@ async function finishPromotion(context: FinishContext, tookBack: boolean): Promi
   assertSameCluster(journal, look.systemIdentifier);
   // a restart since the promotion has made the server forget it; then what was flushed when last observed is a safe lower bound
   const endOfWal = look.endOfWal ?? journal.standbyFlushedLsn ?? look.walLsn;
-  const steps = planFinish({
-    journal,
-    slots: look.slots,
-    endOfWal,
-    stalledStandbySlots: look.stalledStandbySlots,
-  });
-  await context.record(noteFinishIntents(journal, steps));
-
-  const errors = await runSteps(steps, context);
+  const { stalledStandbySlots, slots } = look;
+  const { steps, errors } = await runPlan({ journal, slots, endOfWal, stalledStandbySlots }, context);
   const unflagged = await flagAgain(steps, errors, look.slots, context);
   const failedDatabases = new Set(
     steps.filter((step) => errors.get(step)).map((step) => step.record.databaseOid),
@@ -76,6 +78,49 @@ async function finishPromotion(context: FinishContext, tookBack: boolean): Promi
   return report;
 }
 
+/** So often what the server gives up under our hands is decided anew; then another attempt at the whole has to do. */
+const ROUNDS = 3;
+
+/**
+ * Plans and runs the steps. The first checkpoint of a new primary may give up a slot that was in order a moment ago, as idle or for its
+ * WAL: so what stays is looked at again, and what has been given up is decided anew with what is there then (I6, I18).
+ */
+async function runPlan(
+  input: FinishInput,
+  context: FinishContext,
+): Promise<{ steps: FinishStep[]; errors: Map<FinishStep, unknown> }> {
+  let { journal } = input;
+  let due = planFinish(input);
+  let steps = due;
+  const errors = new Map<FinishStep, unknown>();
+  for (let round = 1; ; round += 1) {
+    journal = noteFinishIntents(journal, due);
+    await context.record(journal);
+    for (const [step, error] of await runSteps(due, context)) errors.set(step, error);
+    const { slots } = await observePromoted(context.control);
+    const lost = steps.filter((step) => stays(step, errors) && isGivenUp(step, slots));
+    if (lost.length === 0) return { steps, errors };
+    if (round === ROUNDS) {
+      for (const step of lost)
+        errors.set(step, new Error("the server gives it up again and again: see its log"));
+      return { steps, errors };
+    }
+    const records = lost.flatMap(({ record }) => journal.slots.get(record.name) ?? []);
+    const again = new Map(records.map((record) => [record.name, record]));
+    due = planFinish({ ...input, slots, journal: { ...journal, slots: again } });
+    const anew = new Map(due.map((step) => [step.record.name, step]));
+    steps = steps.map((step) => anew.get(step.record.name) ?? step);
+  }
+}
+
+function stays(step: FinishStep, errors: ReadonlyMap<FinishStep, unknown>): boolean {
+  return ["keep", "advance", "materialise"].includes(step.kind) && !errors.get(step);
+}
+
+function isGivenUp({ record }: FinishStep, slots: readonly StandbySlot[]): boolean {
+  return (slotNamed(slots, record.name)?.invalidation ?? null) !== null;
+}
+
 /**
  * The finishing step, unless it has been done for this very promotion: then its report again. A node that has been promoted once more
  * since, with no sidecar at work in between, is known by its timeline: nothing of what the journal says is still true there, and only
@@ -83,6 +128,7 @@ async function finishPromotion(context: FinishContext, tookBack: boolean): Promi
  */
 export async function finishOnce(context: FinishContext): Promise<FinishReport | null> {
   const { journal } = context;
+  await keepInUse(context);
   const tookBack = await takeBackStaged(context);
   if (journal.phase !== "primary") {
     if (journal.observedAt > 0 || journal.slots.size > 0) return finishPromotion(context, tookBack);
@@ -94,6 +140,20 @@ export async function finishOnce(context: FinishContext): Promise<FinishReport |
   const { inRecovery, timeline } = await observePromoted(context.control);
   const same = done === null || done.timeline === null || timeline === null || done.timeline === timeline;
   return inRecovery || same ? done : finishPromotion({ ...context, journal: startOver(journal) }, tookBack);
+}
+
+/** Before anything else: the checkpoint of the promotion gives up what nobody has used for too long (18+). */
+async function keepInUse({ control, journal, openReplication, log }: FinishContext): Promise<void> {
+  if (!givesUpIdle(control.serverVersionNum) || isFinished(journal)) return;
+  const look = await observePromoted(control);
+  if (look.inRecovery || !look.givesUpIdle) return;
+  const errors = await touchSlots(toUseAtPromotion(look.slots, journal), openReplication);
+  for (const [slot, error] of errors)
+    log.warn(`slot "${slot}" could not be kept from being given up as idle: ${describeError(error)}`);
+}
+
+function isFinished({ phase, finish }: JournalState): boolean {
+  return phase === "primary" && finish?.complete !== false;
 }
 
 /**

@@ -8,6 +8,7 @@
 
 import { assessFromJournal } from "../domain/assess.ts";
 import { describeFinish } from "../domain/finish.ts";
+import { longestNapMs } from "../domain/idle.ts";
 import type { JournalState } from "../domain/journal.ts";
 import { notePrimaryLost, noteTimeline, startOver } from "../domain/journal-update.ts";
 import { retreat } from "../domain/judge.ts";
@@ -105,7 +106,8 @@ async function liveAsStandby(sidecar: Sidecar, sign: Sign): Promise<void> {
       await noteFailedCycle(sidecar, error, connected ? sidecar.now() : (lostBefore ?? sidecar.now()));
     }
     napMs = failures > 0 ? retryDelay(failures, Math.random()) : nextNap(changed, napMs, nap);
-    const end = await napUntil(sidecar, sign, again ? Math.min(AGAIN_MS, napMs) : napMs);
+    const longest = again ? AGAIN_MS : longestNapMs(sidecar.lastLook.view);
+    const end = await napUntil(sidecar, sign, Math.min(longest, napMs));
     if (end === "news") napMs = nap.minMs;
     if (end === "promotion" && (await promotionSeen(sidecar, sign))) return promote(sidecar, sign);
   }
@@ -161,6 +163,7 @@ async function reportFromJournal(sidecar: Sidecar, whyNot: string): Promise<void
   const { journal } = sidecar;
   // promoted in the meantime: the nap sees it
   if (!view.inRecovery) return;
+  await sidecar.keepInUse(view);
   // I11: whoever restarts the standby now does not wait for the primary
   await sidecar.act(retreat(view, journal, sidecar.atWork()));
   const { nap, timeouts, now } = options;
@@ -189,8 +192,14 @@ async function promotionSeen(sidecar: Sidecar, sign: Sign): Promise<boolean> {
   await sidecar.applier.halt(control);
   await recordIfPossible(sidecar, sidecar.journal);
   const since = sidecar.now();
+  let usedAt = since;
   while (!signal.aborted) {
     if (!(await isStandby(control))) return true;
+    // much WAL may be left to replay
+    if (sidecar.now() - usedAt >= longestNapMs(sidecar.lastLook.view)) {
+      usedAt = sidecar.now();
+      await sidecar.keepInUse((await observeStandby(control)).view);
+    }
     if (sidecar.now() - since > FALSE_SIGN_MS && (await observeStandby(control)).view.streaming) break;
     await sleep(sidecar.now() - since < FALSE_SIGN_MS ? PROMOTING_PULSE_MS : SLOW_PROMOTION_PULSE_MS, signal);
   }

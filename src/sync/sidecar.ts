@@ -5,9 +5,11 @@ import { failureOf, type Outcome, SlotMovedError, WrongRoleError } from "../appl
 import type { FilesContext } from "../apply/files.ts";
 import { PinKeeper } from "../apply/pin.ts";
 import { SnapshotStore } from "../apply/snapshot-store.ts";
+import { touchSlots } from "../apply/touch.ts";
 import { type Action, describeAction } from "../domain/action.ts";
 import { assertNever } from "../domain/assert-never.ts";
 import type { Selection } from "../domain/choice.ts";
+import { dueForUse } from "../domain/idle.ts";
 import type { JournalState } from "../domain/journal.ts";
 import {
   noteAdopted,
@@ -18,6 +20,7 @@ import {
 } from "../domain/journal-update.ts";
 import type { Lsn } from "../domain/lsn.ts";
 import type { NapBounds } from "../domain/nap.ts";
+import type { StandbyView } from "../domain/observation.ts";
 import type { Memory, Policy } from "../domain/plan.ts";
 import {
   completeBackoffKey,
@@ -34,6 +37,7 @@ import type { Journal } from "../journal/store.ts";
 import { type DataDirectory, directoryOf } from "../observe/files.ts";
 import { observeStandby, type StandbyLook } from "../observe/standby.ts";
 import type { ConnInfo } from "../pg/conninfo.ts";
+import { describeError } from "../pg/errors.ts";
 import { LOG_STANDBY_SNAPSHOT } from "../pg/sql.ts";
 import { PrimaryLink, type PrimaryWay, StandbyLink, type Timeouts } from "./links.ts";
 import { CycleMemory } from "./memory.ts";
@@ -171,6 +175,21 @@ export class Sidecar {
   /** Looks at the standby and its data directory. Throws what the session throws. */
   async look(): Promise<StandbyLook> {
     return observeStandby(await this.standby.control(), this.directory);
+  }
+
+  /** 18+: uses those of our slots that the server would come to take for idle (I18). What fails is tried again in the next cycle. */
+  async keepInUse(view: StandbyView): Promise<void> {
+    const due = view.inRecovery ? dueForUse(view, this.journal) : [];
+    if (due.length === 0) return;
+    const errors = await touchSlots(
+      due.filter(({ temporary }) => !temporary),
+      () => this.standby.openReplication("use"),
+    );
+    for (const { name, confirmedFlushLsn } of due.filter(({ temporary }) => temporary))
+      if (confirmedFlushLsn !== null)
+        await this.applier.touchHold(name, confirmedFlushLsn).catch((error) => errors.set(name, error));
+    for (const [slot, error] of errors)
+      this.log.warn({ slot }, `it could not be kept from being given up as idle: ${describeError(error)}`);
   }
 
   now(): number {

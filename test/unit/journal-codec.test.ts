@@ -33,6 +33,7 @@ const reason = fc.constantFrom(
   "permission_denied",
   "too_many_slots",
   "slot_in_use",
+  "idle_timeout",
   "statement_failed",
   "absent_on_primary",
   "not_recorded",

@@ -17,10 +17,33 @@ class Server {
   readonly done: string[] = [];
   readonly slots: Map<string, LogicalSlot>;
   readonly #max: number;
+  /** 18 gives up slots that nobody uses. */
+  readonly version: number;
+  /** What happens by itself before the server is looked at for the so-manieth time, from 1 on. */
+  before: (look: number, slots: Map<string, LogicalSlot>) => void = () => {};
+  #looks = 0;
 
-  constructor(slots: LogicalSlot[], max: number) {
+  constructor(slots: LogicalSlot[], max: number, version = VERSION) {
     this.slots = new Map(slots.map((one) => [one.name, one]));
     this.#max = max;
+    this.version = version;
+  }
+
+  #look(): object[][] {
+    this.#looks += 1;
+    this.before(this.#looks, this.slots);
+    const idle_timeout_s = this.version >= 180_000 ? "60" : null;
+    return [[{ ...LOOK, idle_timeout_s }], [...this.slots.values()].map(row)];
+  }
+
+  /** What is done by a command of the replication protocol. */
+  #command(sql: string): object[][] {
+    const [, name, flag] = /^ALTER_REPLICATION_SLOT "(\w+)" \(FAILOVER (\w+)\)$/.exec(sql) ?? [];
+    const found = this.slots.get(name ?? "");
+    if (!found) throw new Error(`not expected: ${sql}`);
+    expect(String(found.failover)).toBe(flag);
+    this.done.push(`use ${name}`);
+    return [[]];
   }
 
   async open(database: string): Promise<PgSession> {
@@ -34,7 +57,7 @@ class Server {
       throw new Error(`not expected: ${sql}`);
     };
     return {
-      serverVersionNum: VERSION,
+      serverVersionNum: this.version,
       usable: true,
       query: async (sql: string, params: unknown[] = []) => {
         try {
@@ -45,8 +68,7 @@ class Server {
         }
       },
       script: async (sql: string) => {
-        expect(sql).toBe(lookAtPromoted(VERSION));
-        return [[LOOK], [...this.slots.values()].map(row)];
+        return sql === lookAtPromoted(this.version) ? this.#look() : this.#command(sql);
       },
       close: async () => {},
     } as unknown as PgSession;
@@ -213,4 +235,54 @@ test("while what was staged cannot be taken back, nothing is complete: it would 
     complete: false,
   });
   expect(await finish(new Server([], 10), known({ staged: [] }), missing)).toMatchObject({ complete: true });
+});
+
+test("where idle slots are given up, all that the journal knows is used before anything else, once (I18, K6)", async () => {
+  const synced = { failover: true, synced: true, plugin: "pgoutput" };
+  const server = new Server(
+    [guard(300), slot("x", 400), slot("flagged", 400, synced), slot("theirs", 400)],
+    10,
+    180_004,
+  );
+  const journal = journalOf([
+    record("x", "owned", 400, at(500)),
+    record("flagged", "owned", 400, at(400, { served: true, failover: true })),
+    record("new", "seen", null, at(500, { protection: "guarded" })),
+  ]);
+  expect(await finish(server, journal)).toEqual({
+    complete: true,
+    outcomes: { x: "advanced", flagged: "kept", new: "materialised" },
+  });
+  expect(server.done).toEqual([
+    `use ${GUARD}`,
+    "use x",
+    "use flagged",
+    ...["make new", "advance x", `drop ${GUARD}`],
+  ]);
+});
+
+test("a slot that the server gives up while the others are worked on is not told as kept: it is made anew, or goes (I6, I18)", async () => {
+  const journal = journalOf([record("x", "owned", 400, at(400))]);
+  const giveUp = (names: string[]) => (look: number, slots: Map<string, LogicalSlot>) => {
+    for (const name of names) {
+      const found = slots.get(name);
+      if (found && look === 2) found.invalidation = "idle_timeout";
+    }
+  };
+  const mended = new Server([guard(300), slot("x", 400)], 10);
+  mended.before = giveUp(["x"]);
+  expect((await finish(mended, journal)).outcomes.x).toBe("materialised");
+  expect(mended.slots.get("x")).toMatchObject({ confirmedFlushLsn: lsn(400), invalidation: null });
+
+  const lost = new Server([guard(300), slot("x", 400)], 10);
+  lost.before = giveUp(["x", GUARD]);
+  expect((await finish(lost, journal)).outcomes.x).toBe("dropped");
+  expect(lost.slots.has("x")).toBe(false);
+
+  const again = new Server([guard(300), slot("x", 400)], 10);
+  again.before = (_, slots) => {
+    const found = slots.get("x");
+    if (found) found.invalidation = "idle_timeout";
+  };
+  expect(await finish(again, journal)).toMatchObject({ complete: false, outcomes: { x: "failed" } });
 });
