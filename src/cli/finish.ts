@@ -63,7 +63,9 @@ Examples:
         if (options.json) output.json(report);
         else if (report) output.print(formatFinish(report, output.paint));
         else
-          output.print("nothing to finish: this node has not been a standby since this journal was begun\n");
+          output.print(
+            `nothing to finish: no sidecar with the journal in ${config.stateDirectory} has seen this node follow a primary. If it did until now, look at each slot in pg_replication_slots before its subscriber uses it\n`,
+          );
         setExit(report && !report.complete ? EXIT.no : EXIT.ok);
       } catch (error) {
         if (stopping.by === null) throw error;

@@ -10,9 +10,12 @@ import type { PrimaryView, StandbyView } from "../domain/observation.ts";
 import { isOurs } from "../domain/ownership.ts";
 import { whyLacksUnknown } from "../domain/prerequisites.ts";
 import { slotNamed } from "../domain/slot.ts";
+import { readLock } from "../journal/lock.ts";
 import { readJournal } from "../journal/store.ts";
 import { observeStandby } from "../observe/standby.ts";
 import { describeError } from "../pg/errors.ts";
+import type { PgSession } from "../pg/session.ts";
+import { STANDBY_LOCK_HOLDER } from "../pg/sql.ts";
 import { linkOptionsOf } from "../sync/from-config.ts";
 import { PrimaryLink, StandbyLink } from "../sync/links.ts";
 import { observeBoth, PrimaryUnreachableError } from "../sync/observe-both.ts";
@@ -47,7 +50,8 @@ export function addRelease(program: Command, output: Output, setExit: (code: num
       `
 For what a former primary is left with: the physical slots of its former standbys, logical slots that the primary does
 not have, and, by its name only, a slot that is in the way of a failover slot (name_conflict). Works beside a running
-sidecar. Never drops a slot that is in use or that is the sidecar's own, and nothing on a primary.
+sidecar, whose own slots it leaves alone; where no sidecar runs any more those go by their names too. Never drops a slot
+that is in use, and nothing on a primary.
 
 Exit codes: 0 released, or nothing to release; 1 something was refused, the output says why; 2 no slot was named, or the
 configuration or the command line is wrong.
@@ -99,8 +103,9 @@ async function release(
     const journal = await recorded();
     const all = allInactive ? leftoversOf(seen.there, seen.here, journal).map(({ name }) => name) : [];
     const results: Released[] = [];
+    const keeper = await keeperOf(config, await standby.control());
     for (const name of new Set([...names, ...all])) {
-      const found = find(name, seen.here, journal);
+      const found = find(name, seen.here, journal, keeper);
       if (typeof found === "string") {
         results.push({ name, outcome: "refused", detail: found });
         continue;
@@ -140,11 +145,20 @@ async function observe(
   }
 }
 
+/** The sidecar that keeps our slots here, as it is called in a sentence; null when there is none left. */
+async function keeperOf({ stateDirectory }: Config, control: PgSession): Promise<string | null> {
+  const lock = await readLock(stateDirectory);
+  if (lock !== null) return `process ${lock.pid} on ${lock.host}`;
+  const [holder] = await control.query<{ application_name: string }>(STANDBY_LOCK_HOLDER);
+  return holder ? `"${holder.application_name}"` : null;
+}
+
 /** The slot, or why it is not to be touched. */
 function find(
   name: string,
   { slots, physicalSlots }: StandbyView,
   journal: JournalState,
+  keeper: string | null,
 ): { kind: "physical" | "logical"; restartLsn: Lsn | null } | string {
   const physical = physicalSlots.find((slot) => slot.name === name);
   if (physical)
@@ -155,8 +169,10 @@ function find(
   if (logical.temporary) return "it is a temporary slot, of a session that is at work";
   if (logical.synced) return "the server itself keeps it (sync_replication_slots)";
   const record = journal.slots.get(name);
-  if (isOwnSlotName(name) || isOurs(logical, record) || (record?.births.length ?? 0) > 0)
-    return "it is the sidecar's own, which drops it by itself when it is not needed any more";
+  const ours = isOwnSlotName(name) || isOurs(logical, record) || (record?.births.length ?? 0) > 0;
+  // where no sidecar is left nobody else would ever drop it
+  if (ours && keeper !== null)
+    return `it is the sidecar's own (${keeper}), which drops it by itself when it is not needed any more`;
   return { kind: "logical", restartLsn: logical.restartLsn };
 }
 

@@ -3,14 +3,16 @@ import type { Command } from "commander";
 import type { Logger } from "pino";
 import type { Config } from "../config/load.ts";
 import { type Action, describeAction } from "../domain/action.ts";
-import { type Answer, answer } from "../domain/assess.ts";
+import { type Answer, answer, isCertain } from "../domain/assess.ts";
 import { formatLsn } from "../domain/lsn.ts";
 import type { Status } from "../domain/status.ts";
 import { LockedError } from "../journal/lock.ts";
 import { createLogger } from "../log/logger.ts";
+import { describeError } from "../pg/errors.ts";
 import { sleep } from "../pg/sleep.ts";
 import { assess } from "../sync/assess.ts";
 import { runCycle } from "../sync/cycle.ts";
+import { StandbyLockedError } from "../sync/links.ts";
 import type { Sidecar } from "../sync/sidecar.ts";
 import { CommandError, EXIT } from "./exit.ts";
 import { formatStatus } from "./format-status.ts";
@@ -117,7 +119,8 @@ async function sync(config: Config, options: SyncOptions, output: Output): Promi
     }
   } catch (error) {
     if (stopping.by !== null) return signalExit(stopping);
-    throw error;
+    if (error instanceof CommandError || error instanceof StandbyLockedError) throw error;
+    throw new CommandError(`cannot tell: ${describeError(error)}`, EXIT.cannotTell, { cause: error });
   } finally {
     stopping.release();
   }
@@ -178,9 +181,9 @@ function notAStandby(): CommandError {
 function tell(config: Config, status: Status | null, options: SyncOptions, output: Output): number {
   if (status === null) throw new CommandError("cannot tell: no cycle has ended", EXIT.cannotTell);
   const standby = standbyName(config);
-  const result: Answer = answer({ status, certain: true });
+  const certain = isCertain(status.problems);
+  const result: Answer = answer({ status, certain });
   if (options.json) output.json({ status: { standby, ...status } });
-  else
-    output.print(formatStatus({ standby, status, certain: true, sidecar: null }, Date.now(), output.paint));
+  else output.print(formatStatus({ standby, status, certain, sidecar: null }, Date.now(), output.paint));
   return result.code;
 }

@@ -29,6 +29,8 @@ export interface AssessInput {
   sidecarRunning: boolean;
   /** The longest that a healthy sidecar leaves its journal as it is, ms. */
   quietMs: number;
+  /** When the standby's server, or the sidecar, was started, whichever was later; ms since the epoch. */
+  quietSince: number;
   /** What stands against believing the primary that was asked. */
   primaryProblems: readonly Problem[];
   /** The longest that it takes a sidecar to see that the primary is gone, ms. */
@@ -150,7 +152,8 @@ function staleness({ journal, now, sidecarRunning, quietMs, blindMs }: AssessInp
     : `${told}, ${seconds(age)} ago, and no sidecar has been running since to say when the primary was lost`;
 }
 
-function sidecarProblems({ journal, now, sidecarRunning, quietMs }: AssessInput): Problem[] {
+function sidecarProblems(input: AssessInput): Problem[] {
+  const { journal, now, sidecarRunning, quietMs } = input;
   const guarded = [...journal.slots.values()].some((record) => record.protection === "guarded");
   if (!sidecarRunning)
     return [
@@ -160,8 +163,9 @@ function sidecarProblems({ journal, now, sidecarRunning, quietMs }: AssessInput)
         message: `no sidecar is running for this state_directory: positions fall behind${guarded ? ", and slots that only a guard holds need `slotsync finish` after a promotion" : ""}; start slotsync run`,
       },
     ];
+  // a server that has just come back, and a sidecar that has just been started, have had no time yet
+  if (now - Math.max(journal.observedAt, input.quietSince) <= quietMs) return [];
   const age = now - journal.observedAt;
-  if (age <= quietMs) return [];
   return [
     {
       code: "sidecar_stalled",
@@ -240,6 +244,23 @@ function seconds(ms: number): string {
   return `${Math.round(ms / 1_000)} s`;
 }
 
+/** Problems that keep one from telling at all, rather than from being ready. */
+const CANNOT_TELL = [
+  "journal_stale",
+  "standby_unreachable",
+  "system_identifier_differs",
+  "primary_in_recovery",
+  "journal_of_another_cluster",
+  "timeline_differs",
+  "timeline_hidden",
+  "split_brain",
+];
+
+/** False when something keeps the sidecar itself from telling how the standby stands. */
+export function isCertain(problems: readonly Problem[]): boolean {
+  return !problems.some(({ code }) => CANNOT_TELL.includes(code));
+}
+
 /** `check`'s answer: 0 failover-ready, 1 not, 2 cannot tell; and one line that says why. */
 export interface Answer {
   code: 0 | 1 | 2;
@@ -256,6 +277,8 @@ export function answer(
       ? ` (as last seen at ${status.observedAt ?? "no time"}; the primary does not answer)`
       : "";
   const stops = againstReadiness(status.problems).map((problem) => problem.message);
+  // also of a node that was a primary when it was last seen
+  if (!certain && status.role !== "standby") return { code: 2, line: `cannot tell: ${stops.join("; ")}` };
   if (status.role !== "standby")
     return {
       code: 1,

@@ -84,9 +84,12 @@ export interface FinishInput {
   stalledStandbySlots?: readonly string[];
 }
 
-/** Decides for every slot in the journal, those that can share a decoding together. */
+/** Decides for every slot in the journal, those that can share a decoding together. What its owner has dropped in time is left out. */
 export function planFinish(input: FinishInput): FinishStep[] {
-  const steps = [...input.journal.slots.values()].map((record) => standing(record, input));
+  const records = [...input.journal.slots.values()].filter(
+    ({ obsolete, name }) => !obsolete || slotNamed(input.slots, name) !== undefined,
+  );
+  const steps = records.map((record) => standing(record, input));
   return shareDecodes(steps, (databaseOid, to) => sourceFor(input, databaseOid, to));
 }
 
@@ -255,9 +258,19 @@ function sourceFor(
   return nearest;
 }
 
-/** The report's line for a step that was run; `error` is what went wrong with it. */
-export function finishedSlot(step: FinishStep, endOfWal: Lsn, error: string | null): FinishedSlot {
+/**
+ * The report's line for a step that was run; `error` is what went wrong with it. `before` is the report of an earlier attempt at the same
+ * promotion: what that dropped stays told as dropped, and why.
+ */
+export function finishedSlot(
+  step: FinishStep,
+  endOfWal: Lsn,
+  error: string | null,
+  before: Pick<FinishReport, "slots"> | null = null,
+): FinishedSlot {
   const { record } = step;
+  const earlier = step.kind === "none" ? before?.slots.find(({ name }) => name === record.name) : undefined;
+  if (earlier?.outcome === "dropped") return earlier;
   const confirmed = record.primaryConfirmedFlushLsn;
   const { outcome, position, detail } = outcomeOf(step);
   return {

@@ -13,7 +13,7 @@ import {
   type Staged,
   UNPROVISIONED,
 } from "./journal.ts";
-import { leftoversOf, noteLeftovers } from "./leftovers.ts";
+import { idleSlotsOf, noteLeftovers } from "./leftovers.ts";
 import { type Lsn, maxLsn } from "./lsn.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 import { isBornAs, isOurs, isServed } from "./ownership.ts";
@@ -71,7 +71,7 @@ export function noteObservation(journal: JournalState, seen: Observed): JournalS
     guards: settleGuards(journal.guards, seen, journal),
     lowGuards: settleGuards(journal.lowGuards, seen, journal),
     slots,
-    leftovers: noteLeftovers(journal.leftovers, leftoversOf(primary, standby, journal), now),
+    leftovers: noteLeftovers(journal.leftovers, idleSlotsOf(primary, standby, journal), now),
     problems: [...seen.problems],
     finish: null,
   };

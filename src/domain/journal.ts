@@ -170,6 +170,11 @@ export interface JournalState {
   finish: FinishReport | null;
 }
 
+/** Whether this node was ever seen as a standby of a primary under this journal, since it was last a primary. */
+export function knowsStandby({ observedAt, slots }: JournalState): boolean {
+  return observedAt > 0 || slots.size > 0;
+}
+
 /** A journal that knows nothing. */
 export function emptyJournal(instanceId: string): JournalState {
   return {

@@ -16,15 +16,36 @@ export interface Leftover {
   heldBytes: number;
 }
 
-/** Since when a leftover has been seen where it stands, ms since the epoch. */
+/** Since when such a slot has been seen where it stands, ms since the epoch. */
 export interface LeftoverRecord {
   name: string;
   restartLsn: Lsn;
   since: number;
+  /** Somebody moves it though nobody streams from it: Patroni 4 keeps the slots of all members on every standby so. */
+  kept: boolean;
 }
 
-/** The leftovers of a look, the one that holds most first. Without the primary's word only physical ones can be told. */
+/** What has not been moved for this time is not kept by anybody: several times Patroni's longest loop. */
+const KEPT_FOR_MS = 900_000;
+
+/**
+ * The leftovers of a look, the one that holds most first: idle slots that hold WAL and that nobody has been seen to move. Without the
+ * primary's word only physical ones can be told.
+ */
 export function leftoversOf(
+  primary: Pick<PrimaryView, "slots" | "remembered"> | null,
+  standby: Pick<StandbyView, "slots" | "physicalSlots" | "replayLsn">,
+  journal: Pick<JournalState, "slots" | "leftovers">,
+): Leftover[] {
+  const known = new Map(journal.leftovers.map((each) => [each.name, each]));
+  return idleSlotsOf(primary, standby, journal).filter(({ name, restartLsn, heldBytes }) => {
+    const before = known.get(name);
+    return heldBytes > 0 && !(before && (before.kept || before.restartLsn !== restartLsn));
+  });
+}
+
+/** Slots in use by nobody that are neither ours nor a failover slot's; the one that holds most first. */
+export function idleSlotsOf(
   primary: Pick<PrimaryView, "slots" | "remembered"> | null,
   standby: Pick<StandbyView, "slots" | "physicalSlots" | "replayLsn">,
   journal: Pick<JournalState, "slots">,
@@ -49,15 +70,20 @@ export function leftoversOf(
     .toSorted((a, b) => b.heldBytes - a.heldBytes || (a.name < b.name ? -1 : 1));
 }
 
-/** Since when each has been there: from now on for one that has been used since it was last seen. */
+/**
+ * Since when each idle slot has stood where it is, and whether somebody keeps moving it: from now on for one that stands elsewhere than
+ * when it was last seen.
+ */
 export function noteLeftovers(
   known: readonly LeftoverRecord[],
   found: readonly Leftover[],
   now: number,
 ): LeftoverRecord[] {
   return found.map(({ name, restartLsn }) => {
-    const before = known.find((each) => each.name === name && each.restartLsn === restartLsn);
-    return before ?? { name, restartLsn, since: now };
+    const before = known.find((each) => each.name === name);
+    if (before?.restartLsn !== restartLsn)
+      return { name, restartLsn, since: now, kept: before !== undefined };
+    return before.kept && now - before.since >= KEPT_FOR_MS ? { ...before, kept: false } : before;
   });
 }
 

@@ -18,6 +18,8 @@ export interface Problem {
   code: string;
   severity: "stop" | "doubt" | "warning";
   message: string;
+  /** Of a message with figures that grow by themselves: what has to change for it to be news. */
+  gist?: string;
 }
 
 const CLOCK_TOLERANCE_MS = 60_000;
@@ -240,7 +242,9 @@ export function leftoverProblems(
 ): Problem[] {
   if (primary.systemIdentifier !== standby.systemIdentifier || !standby.inRecovery) return [];
   const leftovers = leftoversOf(primary, standby, journal);
-  return leftovers.length === 0 ? [] : [warning("leftover_slots", describeLeftovers(leftovers))];
+  if (leftovers.length === 0) return [];
+  const gist = leftovers.map(({ name }) => name).toSorted();
+  return [{ ...warning("leftover_slots", describeLeftovers(leftovers)), gist: gist.join(", ") }];
 }
 
 /** Why what the primary shows does not tell which slots it lacks, or null. `extra` are problems that neither server shows. */

@@ -1,7 +1,7 @@
 /** What `status`, `check`, the HTTP endpoints and the cycle's sentence say: one shape, built here and nowhere else. */
 import type { NotChosen } from "./choice.ts";
 import type { FinishReport } from "./finish.ts";
-import type { JournalState, SlotRecord } from "./journal.ts";
+import type { GuardRecord, JournalState, SlotRecord } from "./journal.ts";
 import { bytesBetween, formatLsn, type Lsn } from "./lsn.ts";
 import type { StandbyView } from "./observation.ts";
 import { stagedNames } from "./plan-stage.ts";
@@ -91,20 +91,24 @@ export function buildStatus(
       slots.every((slot) => isFailoverReady(slot.protection)),
     source,
     observedAt: isoOrNull(journal.observedAt),
-    primaryLostAt: isoOrNull(journal.primaryLostAt ?? 0),
+    // a primary has lost none
+    primaryLostAt: journal.phase === "primary" ? null : isoOrNull(journal.primaryLostAt ?? 0),
     problems: [...problems],
     slots,
     notChosen,
-    guards: [...Object.values(journal.guards), ...Object.values(journal.lowGuards)].map(
-      ({ database, name }) => ({
-        database,
-        name,
-        confirmedFlushLsn: usablePosition(locals.get(name)),
-      }),
-    ),
+    guards: guardsOf(journal).map(({ database, name }) => ({
+      database,
+      name,
+      confirmedFlushLsn: usablePosition(locals.get(name)),
+    })),
     restart: restartStatus(journal, standby),
     finish: journal.finish,
   };
+}
+
+/** A primary has none: what the finishing step could not drop makes its report incomplete. */
+function guardsOf({ phase, guards, lowGuards }: JournalState): GuardRecord[] {
+  return phase === "primary" ? [] : [...Object.values(guards), ...Object.values(lowGuards)];
 }
 
 function restartStatus(

@@ -20,7 +20,10 @@ export async function renderMetrics(board: StatusBoard, standby: string, version
   registry.setDefaultLabels({ standby });
   const registers = [registry];
   const add: AddGauge = (name, help, samples) => {
-    const labelNames = Object.keys(samples[0]?.[0] ?? {});
+    const [first] = samples;
+    // without a label to tell, prom-client would add a zero that nobody has measured
+    if (first === undefined) return;
+    const labelNames = Object.keys(first[0]);
     const gauge = new Gauge({ name: `slotsync_${name}`, help, labelNames, registers });
     // several samples of equal labels are a count
     for (const [labels, value] of samples) gauge.inc(labels, value);

@@ -1,19 +1,7 @@
 /** The newest status of the running sidecar, for whoever asks over HTTP. */
-import { type Answer, answer } from "../domain/assess.ts";
+import { type Answer, answer, isCertain } from "../domain/assess.ts";
 import { isFailoverReady } from "../domain/protection.ts";
 import type { SlotStatus, Status } from "../domain/status.ts";
-
-/** Problems that keep one from telling at all, rather than from being ready. */
-const CANNOT_TELL = [
-  "journal_stale",
-  "standby_unreachable",
-  "system_identifier_differs",
-  "primary_in_recovery",
-  "journal_of_another_cluster",
-  "timeline_differs",
-  "timeline_hidden",
-  "split_brain",
-];
 
 /** How many cycles a slot was not ready for one reason: what `slotsync_skip_count` is to the built-in worker of PostgreSQL 19. */
 export interface NotReadyCount {
@@ -82,7 +70,6 @@ export class StatusBoard {
         code: 2,
         line: `cannot tell: stale, the sidecar has reported nothing for ${Math.round(age / 1_000)} s`,
       };
-    const certain = !status.problems.some(({ code }) => CANNOT_TELL.includes(code));
-    return answer({ status, certain }, slotName);
+    return answer({ status, certain: isCertain(status.problems) }, slotName);
   }
 }

@@ -137,10 +137,11 @@ function encodeBody(state: JournalState): EncodedBody {
     lowGuards: Object.values(state.lowGuards).map(encodeGuard),
     slots: [...state.slots.values()].map(encodeSlot),
     plugins: state.plugins,
-    leftovers: state.leftovers.map(({ name, restartLsn, since }) => ({
+    leftovers: state.leftovers.map(({ name, restartLsn, since, kept }) => ({
       name,
       restartLsn: formatLsn(restartLsn),
       since: finite(since),
+      kept,
     })),
     restart: state.restart,
     problems: state.problems,

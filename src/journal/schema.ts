@@ -205,7 +205,17 @@ export const bodySchema = z.strictObject({
   lowGuards: z.array(guard).default([]),
   slots: z.array(slot),
   plugins: z.array(z.string()),
-  leftovers: z.array(z.strictObject({ name: z.string(), restartLsn: lsn, since: time })).default([]),
+  leftovers: z
+    .array(
+      z.strictObject({
+        name: z.string(),
+        restartLsn: lsn,
+        since: time,
+        // version 1 does not say
+        kept: z.boolean().default(false),
+      }),
+    )
+    .default([]),
   restart: restart.nullable().default(null),
   problems: z.array(z.string()),
   finish: finish.nullable(),

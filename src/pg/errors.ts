@@ -87,6 +87,15 @@ export function sqlStateOf(error: unknown): string | undefined {
   return undefined;
 }
 
+/** The codes that the operating system gave, of the error and its causes: `ECONNREFUSED`. */
+export function nodeCodesOf(error: unknown): string[] {
+  return [...chainOf(error)].flatMap((one) => {
+    const code =
+      one instanceof Error && ownSqlState(one) === undefined && "code" in one ? one.code : undefined;
+    return typeof code === "string" ? [code] : [];
+  });
+}
+
 export function isPgError(error: unknown, ...sqlStates: readonly string[]): boolean {
   const state = sqlStateOf(error);
   return state !== undefined && sqlStates.includes(state);

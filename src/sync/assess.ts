@@ -1,7 +1,7 @@
 /** Reads both servers and the journal, changes nothing, and says how this standby stands. What `check` and `status` run. */
 import type { Config } from "../config/load.ts";
 import { type AssessInput, type Assessment, assessFromJournal, assessLive } from "../domain/assess.ts";
-import { emptyJournal } from "../domain/journal.ts";
+import { emptyJournal, knowsStandby } from "../domain/journal.ts";
 import type { PrimaryView, StandbyView } from "../domain/observation.ts";
 import type { Problem } from "../domain/prerequisites.ts";
 import { buildStatus } from "../domain/status.ts";
@@ -43,7 +43,16 @@ export async function assess(
     // than the look explains everything in it, and an older one might not
     const journal = (await readJournal(config.stateDirectory)) ?? emptyJournal("00000000");
     const { problems: primaryProblems } = primary;
-    const input: AssessInput = { ...facts, journal, standby: seen.standby, primaryProblems, now: Date.now() };
+    const now = Date.now();
+    const quietSince = quietSinceOf([seen.startedEpochS * 1_000, sidecar?.since ?? 0], now);
+    const input: AssessInput = {
+      ...facts,
+      journal,
+      standby: seen.standby,
+      primaryProblems,
+      now,
+      quietSince,
+    };
     if (!seen.standby.inRecovery) return { ...promoted(input), sidecar };
     if (seen.primary) return { ...assessLive(input, seen.primary), sidecar };
     return { ...assessFromJournal(input, seen.whyNot), sidecar };
@@ -54,7 +63,15 @@ export async function assess(
   }
 }
 
-type Around = { standby: StandbyView } & ({ primary: PrimaryView } | { primary: null; whyNot: string });
+/** The latest of these times that the clock here has come to. */
+function quietSinceOf(times: readonly number[], now: number): number {
+  return Math.max(0, ...times.filter((time) => time <= now));
+}
+
+type Around = { standby: StandbyView; startedEpochS: number } & (
+  | { primary: PrimaryView }
+  | { primary: null; whyNot: string }
+);
 
 async function lookAround(
   standby: StandbyLink,
@@ -62,20 +79,21 @@ async function lookAround(
   directory: DataDirectory | null,
 ): Promise<Around> {
   const known = await observeStandby(await standby.control(), directory);
-  if (!known.view.inRecovery) return { standby: known.view, primary: null, whyNot: "" };
+  const { startedEpochS } = known;
+  if (!known.view.inRecovery) return { standby: known.view, startedEpochS, primary: null, whyNot: "" };
   try {
     const seen = await observeBoth(standby, primary, known, directory);
-    return { standby: seen.look.view, primary: seen.primary };
+    return { standby: seen.look.view, startedEpochS, primary: seen.primary };
   } catch (error) {
     if (!(error instanceof PrimaryUnreachableError)) throw error;
     const look = await observeStandby(await standby.control(), directory);
-    return { standby: look.view, primary: null, whyNot: describeError(error) };
+    return { standby: look.view, startedEpochS, primary: null, whyNot: describeError(error) };
   }
 }
 
-/** A node that is no standby: a primary whose promotion has been finished, or has not. */
+/** A node that is no standby: a primary whose promotion has been finished, or has not; or that never was a standby under this journal. */
 function promoted({ journal }: AssessInput): Assessment {
-  const finished = journal.phase === "primary";
+  const finished = journal.phase === "primary" || !knowsStandby(journal);
   const problem: Problem = {
     code: "not_finished",
     severity: "warning",

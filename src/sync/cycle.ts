@@ -69,6 +69,10 @@ export async function runCycle(
     ? noteIntents(noteObservation(before, seen), actions)
     : noteProblems(before, against);
   await sidecar.record(noteTimeline(next, look.view));
+  if (before.primaryLostAt !== null && next.primaryLostAt === null)
+    sidecar.log.info(
+      `the primary answers again: nothing was seen of it for ${Math.round((now - before.primaryLostAt) / 1_000)} s`,
+    );
 
   if (!anyStop(problems)) sidecar.memory.spend(plan.budgetMs, plan.rests);
   const again = await sidecar.act(actions);

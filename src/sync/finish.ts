@@ -17,7 +17,7 @@ import {
 } from "../domain/finish.ts";
 import { groupBy } from "../domain/group.ts";
 import { toUseAtPromotion } from "../domain/idle.ts";
-import type { JournalState } from "../domain/journal.ts";
+import { type JournalState, knowsStandby } from "../domain/journal.ts";
 import { noteFinish, noteFinishIntents, startOver } from "../domain/journal-update.ts";
 import { formatLsn, type Lsn } from "../domain/lsn.ts";
 import { isGuardOf, workName } from "../domain/names.ts";
@@ -72,7 +72,17 @@ async function finishPromotion(context: FinishContext, tookBack: boolean): Promi
     steps.filter((step) => errors.get(step)).map((step) => step.record.databaseOid),
   );
   const { removed, left } = await removeGuards(context, look.slots, failedDatabases);
-  const done = reportOf(steps, errors, unflagged, left, endOfWal, look.timeline, started, context.now());
+  const done = reportOf(
+    steps,
+    errors,
+    unflagged,
+    journal.finish,
+    left,
+    endOfWal,
+    look.timeline,
+    started,
+    context.now(),
+  );
   const report = { ...done, complete: done.complete && tookBack };
   await context.record(noteFinish(journal, steps, errors, removed, report));
   return report;
@@ -131,7 +141,7 @@ export async function finishOnce(context: FinishContext): Promise<FinishReport |
   await keepInUse(context);
   const tookBack = await takeBackStaged(context);
   if (journal.phase !== "primary") {
-    if (journal.observedAt > 0 || journal.slots.size > 0) return finishPromotion(context, tookBack);
+    if (knowsStandby(journal)) return finishPromotion(context, tookBack);
     await context.record({ ...journal, phase: "primary" });
     return null;
   }
@@ -205,6 +215,7 @@ function reportOf(
   steps: readonly FinishStep[],
   errors: ReadonlyMap<FinishStep, unknown>,
   unflagged: ReadonlyMap<FinishStep, string>,
+  before: FinishReport | null,
   guardsLeft: number,
   endOfWal: Lsn,
   timeline: number | null,
@@ -214,7 +225,7 @@ function reportOf(
   const slots = steps.map((step) => {
     const error = errors.get(step);
     if (!error) {
-      const line = finishedSlot(step, endOfWal, null);
+      const line = finishedSlot(step, endOfWal, null, before);
       return { ...line, detail: unflagged.get(step) ?? line.detail };
     }
     const line = finishedSlot(step, endOfWal, errorText(error));

@@ -1,6 +1,7 @@
 /** The sidecar's connections: one to the primary (I12), a control connection to the standby, and sessions per database there. */
 import type { Problem } from "../domain/prerequisites.ts";
 import { type Member, patroniMembers } from "../observe/patroni.ts";
+import { type ConnectKey, withAdvice } from "../pg/connect-advice.ts";
 import { type ConnInfo, type ConnTargets, parseConnTargets } from "../pg/conninfo.ts";
 import { SessionLostError } from "../pg/errors.ts";
 import { openFirst } from "../pg/hosts.ts";
@@ -82,7 +83,7 @@ export class StandbyLink {
   /** The control session, opened again when it was lost. Throws ConnectError or StandbyLockedError. */
   async control(): Promise<PgSession> {
     if (this.#control?.usable) return this.#control;
-    const session = await open(this.#conn, this.#options, "control");
+    const session = await withAdvice("standby.dsn", () => open(this.#conn, this.#options, "control"));
     try {
       if (this.#exclusive) await takeStandbyLock(session, nameOf(this.#options, "control"));
     } catch (error) {
@@ -95,12 +96,14 @@ export class StandbyLink {
 
   /** A session in one database. */
   open(database: string, purpose: string, patient: boolean): Promise<PgSession> {
-    return open(this.#conn, this.#options, purpose, database, patient ? PATIENT_MS : LANE_MS);
+    return withAdvice("standby.dsn", () =>
+      open(this.#conn, this.#options, purpose, database, patient ? PATIENT_MS : LANE_MS),
+    );
   }
 
   /** A session for the replication protocol. */
   openReplication(purpose: string): Promise<PgSession> {
-    return open(this.#conn, this.#options, purpose, undefined, 0, true);
+    return withAdvice("standby.dsn", () => open(this.#conn, this.#options, purpose, undefined, 0, true));
   }
 
   get conn(): ConnInfo {
@@ -200,7 +203,9 @@ export class PrimaryLink {
     this.#problems = [];
     const { signal } = this.#abandon;
     const where = await this.#whereabouts(primaryConninfo);
-    const { session, conn } = await openFirst(where, (each) => this.#open(each, "poll", null));
+    const { session, conn } = await withAdvice(this.#key, () =>
+      openFirst(where, (each) => this.#open(each, "poll", null)),
+    );
     this.#members = [...where.hosts, ...where.beside].filter((each) => each !== conn);
     this.#watched = null;
     try {
@@ -223,6 +228,12 @@ export class PrimaryLink {
     return (
       this.#conn !== null && [this.#conn.host, this.#conn.hostaddr].includes(host) && this.#conn.port === port
     );
+  }
+
+  /** What says where the primary is. */
+  get #key(): ConnectKey {
+    if (this.#way.patroniUrl !== null) return "primary.patroni_url";
+    return this.#way.dsn === null ? "primary_conninfo" : "primary.dsn";
   }
 
   /** True when the standby's own primary_conninfo is followed: then the primary is whatever it streams from. */
@@ -331,7 +342,10 @@ export class PrimaryLink {
     const known = this.#session?.usable && (this.#way.dsn || this.#conninfo === primaryConninfo);
     if (known && this.#conn) return this.#open(this.#conn, purpose, database, more);
     const where = await this.#whereabouts(primaryConninfo);
-    return (await openFirst(where, (conn) => this.#open(conn, purpose, database, more))).session;
+    const opened = await withAdvice(this.#key, () =>
+      openFirst(where, (conn) => this.#open(conn, purpose, database, more)),
+    );
+    return opened.session;
   }
 
   #open(

@@ -63,12 +63,9 @@ export async function runLoop(sidecar: Sidecar): Promise<void> {
         if (signal.aborted) return;
         if (error instanceof StandbyLockedError && !started) throw error;
         failures += 1;
-        sidecar.log.warn(`the standby cannot be worked on: ${describeError(error)}`);
-        reportProblem(
-          sidecar,
-          "standby_unreachable",
-          `the standby cannot be worked on: ${describeError(error)}`,
-        );
+        const message = `this node's server cannot be worked on: ${describeError(error)}`;
+        sidecar.log.warn(message);
+        reportProblem(sidecar, "standby_unreachable", message);
         // a standby that we restart ourselves is back soon
         const back = sidecar.restarts?.running ?? false;
         await sleep(back ? RESTART_PULSE_MS : retryDelay(failures, Math.random()), signal);
@@ -172,6 +169,7 @@ async function reportFromJournal(sidecar: Sidecar, whyNot: string): Promise<void
     policy,
     sidecarRunning: true,
     primaryProblems: [],
+    quietSince: 0,
     quietMs: quietMs({ nap, timeouts }),
     blindMs: blindMs({ timeouts }),
   };

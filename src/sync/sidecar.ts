@@ -88,7 +88,7 @@ export class Sidecar {
   /** Counts the cycles of this process. */
   cycles = 0;
   #lastLook: StandbyLook | null = null;
-  #lastSentence = "";
+  #lastNews = "";
   #cameOrWent = false;
 
   constructor(options: SidecarOptions) {
@@ -242,10 +242,11 @@ export class Sidecar {
     this.cycles += 1;
     this.options.onStatus(status);
     const told = status.problems.map((problem) => problem.message).join("; ");
-    const sentence = `${summarise(status.slots)}${status.ready ? "" : ", not ready"}${told ? `: ${told}` : ""}`;
-    const level = sentence === this.#lastSentence ? "debug" : "info";
-    this.#lastSentence = sentence;
-    this.log[level]({ cycle: this.cycles }, `cycle ${this.cycles}: ${sentence}`);
+    const standing = `${summarise(status.slots)}${status.ready ? "" : ", not ready"}`;
+    const news = [standing, ...status.problems.map(({ gist, message }) => gist ?? message)].join("; ");
+    const level = news === this.#lastNews ? "debug" : "info";
+    this.#lastNews = news;
+    this.log[level]({ cycle: this.cycles }, `cycle ${this.cycles}: ${standing}${told ? `: ${told}` : ""}`);
   }
 
   async close(): Promise<void> {

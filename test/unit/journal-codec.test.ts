@@ -193,9 +193,12 @@ const journal: fc.Arbitrary<JournalState> = fc.record(
       .uniqueArray(slotRecord, { selector: (slot) => slot.name, maxLength: 6 })
       .map((slots) => new Map(slots.map((slot) => [slot.name, slot]))),
     plugins: fc.array(text, { maxLength: 3 }),
-    leftovers: fc.array(fc.record({ name: text, restartLsn: lsn, since: time }, { noNullPrototype: true }), {
-      maxLength: 3,
-    }),
+    leftovers: fc.array(
+      fc.record({ name: text, restartLsn: lsn, since: time, kept: fc.boolean() }, { noNullPrototype: true }),
+      {
+        maxLength: 3,
+      },
+    ),
     restart: orNull(
       fc.record(
         {

@@ -159,6 +159,24 @@ describe("the HTTP endpoints", () => {
     expect(after).toMatch(/^slotsync_promotion_complete\{.*\} 1$/m);
   });
 
+  it("cannot tell of a former primary that does not answer: it is no primary for certain any more", async () => {
+    const board = new StatusBoard(QUIET_MS, () => NOW);
+    const server = await start(board);
+    const gone = { code: "standby_unreachable", severity: "stop", message: "gone" } as const;
+    board.post(aStatus({ role: "primary", ready: false, problems: [gone] }), 1);
+    expect(await ask(server, "/ready")).toMatchObject({ status: 503, body: "cannot tell: gone\n" });
+  });
+
+  it("give no sample of what there is none of: a zero without its labels would be one that nobody measured", async () => {
+    const board = new StatusBoard(QUIET_MS, () => NOW);
+    const server = await start(board);
+    board.post(aStatus({ finish: aFinish({ slots: [] }) }), 1);
+    const { body } = await ask(server, "/metrics");
+    for (const name of ["problems", "slot_ready", "slot_lag_bytes", "promotion_slots", "promotion_gap_bytes"])
+      expect(body).not.toContain(`slotsync_${name}`);
+    expect(body).toMatch(/^slotsync_guards\{.*\} 0$/m);
+  });
+
   it("refuse other paths with 404 and other methods with 405; HEAD is GET without a body", async () => {
     const server = await start(new StatusBoard(QUIET_MS, () => NOW));
     expect(await ask(server, "/")).toMatchObject({ status: 404 });

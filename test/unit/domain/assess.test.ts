@@ -152,6 +152,7 @@ function input(more: Partial<AssessInput> & Pick<AssessInput, "journal" | "stand
     sidecarRunning: true,
     primaryProblems: [],
     quietMs: QUIET_MS,
+    quietSince: 0,
     blindMs: BLIND_MS,
     ...more,
   };
@@ -269,6 +270,14 @@ describe("while both servers answer", () => {
   test("5. a running sidecar that records nothing is taken for hung: not ready", () => {
     const stalled = journal([record("a", 200)], { observedAt: NOW - QUIET_MS - 1 });
     expect(live({ ...synced, journal: stalled }, primary([slot("a", 200)]))).toMatchObject({ code: 1 });
+  });
+
+  test("5a. a server that has just come back, or a sidecar that was just started, has had no time to record anything yet (K7)", () => {
+    const stalled = journal([record("a", 200)], { observedAt: NOW - 9e8 });
+    const said = (quietSince: number) =>
+      live({ ...synced, journal: stalled, quietSince }, primary([slot("a", 200)]));
+    expect(said(NOW - QUIET_MS)).toMatchObject({ code: 0 });
+    expect(said(NOW - QUIET_MS - 1)).toMatchObject({ code: 1 });
   });
 
   test("6. the primary of another cluster cannot tell anything: exit code 2", () => {

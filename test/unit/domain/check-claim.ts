@@ -25,6 +25,7 @@ export function saysReady({ journal, standby, primary, excluded, policy, now }: 
     selection: { include: [{ nameLike: "%" }], exclude: [...excluded].map((name) => ({ name })) },
     sidecarRunning: true,
     quietMs: Number.MAX_SAFE_INTEGER,
+    quietSince: 0,
     blindMs: Number.MAX_SAFE_INTEGER,
     primaryProblems: [],
   };

@@ -195,6 +195,7 @@ describe("what is said of the choice", () => {
           now: NOW,
           sidecarRunning: true,
           quietMs: 1_000,
+          quietSince: 0,
           blindMs: 1_000,
           primaryProblems: [],
         },

@@ -242,3 +242,25 @@ test("the gap report names what the subscriber has and this node lacks (I1)", ()
   expect(describeFinish(report)).toContain("x (500 bytes of WAL)");
   expect(finishedSlot(step, lsn(1_000), "it broke")).toMatchObject({ outcome: "failed", positionLsn: null });
 });
+
+test("a slot that its owner had dropped before the promotion is not in the report: nothing was lost with it (K7)", () => {
+  const dropped = record("x", "seen", null, { obsolete: true });
+  expect(planFinish({ journal: journalOf([dropped]), slots: [], endOfWal: lsn(1_000) })).toEqual([]);
+});
+
+test("what an earlier attempt at the same promotion dropped is told as dropped, with its reason, and not as never protected (K7)", () => {
+  const [first] = planFinish({
+    journal: journalOf([record("x", "owned", 500, at(450))]),
+    slots: [slot("x", 500)],
+    endOfWal: lsn(1_000),
+  });
+  const told = finishedSlot(first as FinishStep, lsn(1_000), null);
+  expect(told.outcome).toBe("dropped");
+  const [second] = planFinish({
+    journal: journalOf([record("x", "seen", null, at(450))]),
+    slots: [],
+    endOfWal: lsn(1_000),
+  });
+  expect(finishedSlot(second as FinishStep, lsn(1_000), null, { slots: [told] })).toEqual(told);
+  expect(finishedSlot(second as FinishStep, lsn(1_000), null, { slots: [] }).outcome).toBe("not_protected");
+});

@@ -2,11 +2,13 @@
 import { describe, expect, test } from "vitest";
 import {
   describeLeftovers,
+  idleSlotsOf,
   type LeftoverRecord,
   leftoversOf,
   noteLeftovers,
 } from "../../../src/domain/leftovers.ts";
 import { plan } from "../../../src/domain/plan.ts";
+import { leftoverProblems } from "../../../src/domain/prerequisites.ts";
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
 import {
   birth,
@@ -83,11 +85,53 @@ test("the sentence says how much each holds, and how to release it", () => {
 test("one that somebody has used since begins anew", () => {
   const found = [{ name: "a", kind: "physical" as const, restartLsn: lsn(5), heldBytes: 1 }];
   const first = noteLeftovers([], found, 1_000);
-  expect(noteLeftovers(first, found, 2_000)).toEqual([{ name: "a", restartLsn: lsn(5), since: 1_000 }]);
-  expect(noteLeftovers([{ name: "a", restartLsn: lsn(4), since: 1_000 }], found, 2_000)[0]?.since).toBe(
-    2_000,
-  );
+  expect(first).toEqual([{ name: "a", restartLsn: lsn(5), since: 1_000, kept: false }]);
+  expect(noteLeftovers(first, found, 2_000)).toEqual(first);
+  const elsewhere = [{ name: "a", restartLsn: lsn(4), since: 1_000, kept: false }];
+  expect(noteLeftovers(elsewhere, found, 2_000)[0]?.since).toBe(2_000);
   expect(noteLeftovers(first, [], 2_000)).toEqual([]);
+});
+
+describe("a slot that somebody moves though nobody streams from it, as Patroni 4 does with its members' on every standby", () => {
+  const here = (position: number) => standbyView([], { physicalSlots: [physical("db3", position)] });
+  const told = (position: number, leftovers: readonly LeftoverRecord[]) =>
+    leftoverProblems(primaryView([]), here(position), journalOf([], { leftovers: [...leftovers] }));
+  const look = (known: readonly LeftoverRecord[], position: number, now: number) =>
+    noteLeftovers(known, idleSlotsOf(primaryView([]), here(position), journalOf()), now);
+
+  test("is left over no more from the look on that sees it moved, and while it moves (K7)", () => {
+    const first = look([], 400, NOW);
+    expect(told(400, first)).toHaveLength(1);
+    expect(told(410, first)).toEqual([]);
+    const second = look(first, 410, NOW + 10_000);
+    expect(second).toMatchObject([{ kept: true }]);
+    expect(told(410, second)).toEqual([]);
+    expect(told(410, look(second, 410, NOW + 10_000 + 899_999))).toEqual([]);
+  });
+
+  test("is left over once it has stood still for a quarter of an hour: its keeper has gone", () => {
+    const moved = look(look([], 400, NOW), 410, NOW + 10_000);
+    expect(told(410, look(moved, 410, NOW + 10_000 + 900_000))).toHaveLength(1);
+  });
+
+  test("is none when it holds nothing", () => {
+    expect(told(1_000, look([], 1_000, NOW))).toEqual([]);
+  });
+});
+
+test("a leftover that holds more WAL in each look is told in other figures and is no news; another one is (K7)", () => {
+  const gist = (replayLsn: number, ...names: string[]) => {
+    const physicalSlots = names.map((name) => physical(name, 400));
+    const [problem] = leftoverProblems(
+      primaryView([]),
+      standbyView([], { physicalSlots, replayLsn: lsn(replayLsn) }),
+      journalOf(),
+    );
+    return problem;
+  };
+  expect(gist(1_000, "db2")?.message).not.toBe(gist(2_000, "db2")?.message);
+  expect(gist(1_000, "db2")?.gist).toBe(gist(2_000, "db2")?.gist);
+  expect(gist(1_000, "db2")?.gist).not.toBe(gist(1_000, "db2", "db3")?.gist);
 });
 
 describe("it is released by the plan", () => {
@@ -98,9 +142,15 @@ describe("it is released by the plan", () => {
     active?: boolean;
     timeline?: number;
     failing?: boolean;
+    kept?: boolean;
   }) => {
     const known: LeftoverRecord[] = [
-      { name: "db2", restartLsn: lsn(more.at ?? 400), since: NOW - (more.since ?? 60_000) },
+      {
+        name: "db2",
+        restartLsn: lsn(more.at ?? 400),
+        since: NOW - (more.since ?? 60_000),
+        kept: more.kept ?? false,
+      },
     ];
     const { actions } = plan({
       primary: primaryView([], { timeline: more.timeline ?? 1 }),
@@ -133,6 +183,7 @@ describe("it is released by the plan", () => {
     ["never, unless the operator says so", { after: null }, []],
     ["not while it is in use", { active: true }, []],
     ["not when it has been used since", { at: 399 }, []],
+    ["not while somebody keeps moving it", { kept: true }, []],
     ["not right after a switchover", { timeline: 2 }, []],
     ["not while a failed attempt rests", { failing: true }, []],
   ])("%s", (_, more, expected) => {

@@ -1,0 +1,119 @@
+/** What an operator is told, by the command line and the log, when something is out of order (K7). */
+import { rmSync } from "node:fs";
+import path from "node:path";
+import { beforeAll, describe, expect, test } from "vitest";
+import { buildCli, cli, startCli, writeConfig } from "../support/cli.ts";
+import { startCluster } from "../support/cluster-fixture.ts";
+import { createLogicalSlot } from "../support/consumer.ts";
+import { onMajor, QUICK } from "../support/file-way.ts";
+import { startSidecar } from "../support/sidecar.ts";
+import { confirm, sidecarSlots } from "../support/slots.ts";
+import { hasGuard, syncSlots, untilProblem } from "../support/steps.ts";
+import { writeWal } from "../support/wal.ts";
+
+beforeAll(buildCli);
+
+onMajor(16, (major) => {
+  describe("words", () => {
+    test("sync that cannot reach a server ends with 2, and names the key of the configuration and what to do", async () => {
+      const { primary, standby } = await startCluster({ major });
+      const config = writeConfig(standby);
+      await primary.stop();
+      const away = await cli(["sync", "-c", config.file]);
+      expect(away).toMatchObject({ code: 2, stderr: expect.stringContaining("cannot tell: ") });
+      expect(away.stderr).toContain("primary_conninfo of the standby (or set primary.dsn): nothing listens");
+      await standby.stop();
+      const gone = await cli(["sync", "-c", config.file]);
+      expect(gone).toMatchObject({
+        code: 2,
+        stderr: expect.stringContaining("standby.dsn: nothing listens"),
+      });
+    });
+
+    test("a server that never was a standby is told as a primary, not as one being promoted; finish has nothing to do there and says why", async () => {
+      const { primary } = await startCluster({ major, standbys: 0 });
+      const config = writeConfig(primary);
+      const check = await cli(["check", "-c", config.file]);
+      expect(check).toMatchObject({ code: 1, stdout: "not ready: this node is a primary, not a standby\n" });
+      const finish = await cli(["finish", "-c", config.file]);
+      expect(finish).toMatchObject({
+        code: 0,
+        stdout: expect.stringContaining("no sidecar with the journal in"),
+      });
+      expect(finish.stdout).not.toContain("has not been a standby");
+    });
+
+    test("the log says when the primary answers again, and for how long nothing was seen of it", async () => {
+      const { primary, standby, replicationProxy } = await startCluster({ major, proxied: true });
+      const sidecar = await startSidecar(standby);
+      await syncSlots(sidecar, primary, "app");
+      await replicationProxy.cut();
+      await untilProblem(sidecar, "primary_unreachable");
+      await replicationProxy.restore();
+      await sidecar.until("it to answer again", ({ source }) => source === "live");
+      const again = sidecar.log.filter((line) => line.includes("the primary answers again"));
+      expect(again).toEqual([expect.stringMatching(/nothing was seen of it for \d+ s/)]);
+    });
+
+    test("a guard is released by its name once no sidecar is left to drop it, and not before", async () => {
+      const { primary, standby } = await startCluster({ major });
+      await primary.query("select pg_catalog.pg_create_logical_replication_slot('app', 'test_decoding')");
+      const config = writeConfig(standby);
+      const sidecar = await startSidecar(standby, { stateDirectory: config.stateDirectory });
+      await sidecar.until("the guard", hasGuard);
+      const [guard = ""] = await sidecarSlots(standby);
+      const kept = await cli(["release", "-c", config.file, guard]);
+      expect(kept).toMatchObject({ code: 1, stdout: expect.stringContaining("it is the sidecar's own") });
+      await sidecar.stop();
+      expect(await cli(["release", "-c", config.file, guard])).toMatchObject({
+        code: 0,
+        stdout: expect.stringContaining(`released: ${guard}`),
+      });
+      expect(await sidecarSlots(standby)).toEqual([]);
+      // also where the journal is gone with the sidecar's machine
+      rmSync(path.join(config.stateDirectory, "journal.json"), { force: true });
+      expect((await cli(["release", "-c", config.file, "--all-inactive"])).code).toBe(0);
+    });
+
+    test("a database that moves to another tablespace loses its slots on the standby: that is told, and they are protected again by themselves", async () => {
+      const { primary, standby } = await startCluster({
+        major,
+        settings: { allow_in_place_tablespaces: "on" },
+      });
+      await primary.query("create database shop");
+      await primary.query("create tablespace elsewhere location ''");
+      const sidecar = await startSidecar(standby, { nap: QUICK });
+      await sidecar.until("the guard", hasGuard);
+      await createLogicalSlot(primary, "app", { database: "shop" });
+      await sidecar.untilSlot("app", "synced");
+      const seen = sidecar.history.length;
+      await primary.query("alter database shop set tablespace elsewhere");
+      await sidecar.until("the loss to be told", () =>
+        sidecar.history.slice(seen).some(({ ready }) => !ready),
+      );
+      await sidecar.until("a new guard", hasGuard);
+      await writeWal(primary, 1024);
+      await confirm(primary, "app", null, "shop");
+      await sidecar.until("new protection", ({ ready }) => ready);
+    });
+
+    test("a former primary that has died is not called a primary: /ready cannot tell", async () => {
+      const { primary, standby } = await startCluster({ major });
+      await primary.query("select pg_catalog.pg_create_logical_replication_slot('app', 'test_decoding')");
+      const config = writeConfig(standby, { http: { listen: "127.0.0.1:0" } });
+      const running = startCli(["run", "-c", config.file]);
+      const { http } = await running.logged(/^pg-slotsync /);
+      await running.logged(/1 (guarded|synced|waiting)/);
+      standby.promote();
+      await running.logged(/^promotion finished/);
+      await primary.kill();
+      await standby.kill();
+      await running.logged(/this node's server cannot be worked on/);
+      const ready = await fetch(`http://${String(http)}/ready`);
+      expect(ready.status).toBe(503);
+      expect(await ready.text()).toMatch(
+        /^cannot tell: this node's server cannot be worked on: standby\.dsn: /,
+      );
+    });
+  });
+});
