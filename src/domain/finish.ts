@@ -3,13 +3,15 @@
  * only a guard holds, take away what is not safe, and say what the subscribers may miss. Pure; the steps are run by sync/finish.ts.
  */
 import { assertNever } from "./assert-never.ts";
+import { gapOf, limitFor, type Promoted } from "./common-end.ts";
 import { shareDecodes } from "./finish-share.ts";
-import type { JournalState, Proof, SlotRecord } from "./journal.ts";
-import { bytesBeyond, formatLsn, type Lsn, minLsn } from "./lsn.ts";
+import type { Proof, SlotRecord } from "./journal.ts";
+import { formatLsn, type Lsn, minLsn } from "./lsn.ts";
 import { holdName } from "./names.ts";
 import { isOurs, isServed, originalOf, whyUnsafe } from "./ownership.ts";
 import { provisionOf } from "./proof.ts";
 import { isFailoverReady } from "./protection.ts";
+import { repairOf } from "./repair.ts";
 import { type StandbySlot, sameIdentity, slotNamed } from "./slot.ts";
 
 /** One thing to do on the new primary. */
@@ -57,18 +59,28 @@ export interface FinishedSlot {
   /** The position the subscriber had confirmed when the old primary was last seen, and when that was (ms since the epoch). */
   lastSeenLsn: string | null;
   lastSeenAt: number;
+  /** The timeline that this is a position of; null where it is not known. */
+  timeline: number | null;
   /** Where the slot stands on this node now, or null when it does not exist. */
   positionLsn: string | null;
-  /** Bytes of WAL that the subscriber has confirmed and this node never received: their transactions exist only there. */
+  /** Up to here the WAL that the subscriber was sent is also this node's: where this node's history left that timeline. Null when not known. */
+  endOfWalLsn: string | null;
+  /** False when it is not known where that was: the subscriber may have more than is said here. */
+  certain: boolean;
+  /** Bytes of WAL past `endOfWalLsn` that the subscriber has confirmed: their transactions are not of this node's history. */
   confirmedBeyondEndBytes: number;
+  /** SQL for the subscriber that puts a native subscription back to `endOfWalLsn`, with what it does; null where there is no need of it. */
+  repair: string | null;
 }
 
 /** The gap report: how each failover slot came through the promotion. */
 export interface FinishReport {
   finishedAt: number;
   durationMs: number;
-  /** The end of the WAL that this node took over from the old primary. */
+  /** The end of the WAL that this node took over from the primary before it; of a slot that was seen on an older timeline, see there. */
   endOfWalLsn: string | null;
+  /** Why the history of this node's timeline could not be read, so that only what it was seen to have counts; or null. */
+  historyError: string | null;
   /** The timeline that the promotion began, or null when the server did not say. */
   timeline: number | null;
   /** False when something is left that another `slotsync finish` may mend. */
@@ -76,10 +88,8 @@ export interface FinishReport {
   slots: FinishedSlot[];
 }
 
-export interface FinishInput {
-  journal: JournalState;
+export interface FinishInput extends Promoted {
   slots: readonly StandbySlot[];
-  endOfWal: Lsn;
   /** 17+: names in `synchronized_standby_slots` of this primary that no standby streams by. */
   stalledStandbySlots?: readonly string[];
 }
@@ -108,7 +118,9 @@ export function standing(record: SlotRecord, input: FinishInput): FinishStep {
   const confirmed = record.primaryConfirmedFlushLsn;
   const unsafe = record.obsolete
     ? "it was no failover slot any more"
-    : (whyUnsafe(originalOf(record), local) ?? whyUnproven(record, local));
+    : (whyUnsafe(originalOf(record), local) ??
+      whyPast(record, local.confirmedFlushLsn, input) ??
+      whyUnproven(record, local));
   if (local.activePid !== null)
     return {
       kind: "leave",
@@ -122,7 +134,33 @@ export function standing(record: SlotRecord, input: FinishInput): FinishStep {
     const step = record.obsolete ? none(record, why) : materialise(record, input, why);
     return step.kind === "materialise" ? step : { kind: "drop", record, why };
   }
-  return bringOn(record, local, local.confirmedFlushLsn, minLsn(confirmed, input.endOfWal), input);
+  const to = goalOf(record, confirmed, input) ?? local.confirmedFlushLsn;
+  return bringOn(record, local, local.confirmedFlushLsn, to, input);
+}
+
+/**
+ * Where a slot is to stand that was last seen at `confirmed`: there, or where this node's history left the timeline of that (I1, I14). Null
+ * where that is not of this node's history, as far as it is known.
+ */
+function goalOf(record: SlotRecord, confirmed: Lsn, input: Promoted): Lsn | null {
+  const limit = limitFor(record, input);
+  return limit.kind === "unknown" ? null : minLsn(confirmed, limit.until);
+}
+
+/** I14: our slot was moved along the timeline that the record is of; what lies past the fork of that is other WAL on this node. */
+function whyPast(record: SlotRecord, at: Lsn, input: Promoted): string | null {
+  const limit = limitFor(record, input);
+  if (limit.kind === "unknown") return elsewhere(record, input);
+  // where only the last look tells, it may have been brought on with the WAL that came after that
+  if (limit.kind === "seen" || at <= limit.until) return null;
+  return `it stands at ${formatLsn(at)}, past ${formatLsn(limit.until)}, where this node's history left timeline ${record.timeline}`;
+}
+
+function elsewhere({ timeline }: SlotRecord, { own }: Promoted): string {
+  const seen = timeline === null ? "a timeline that is not known" : `timeline ${timeline}`;
+  return own === null
+    ? `it was last seen on ${seen}, and how much of that is here is not known`
+    : `it was last seen on ${seen}, which is none of the history of this node's timeline ${own.timeline}`;
 }
 
 /**
@@ -173,7 +211,8 @@ function finishServed(record: SlotRecord, local: StandbySlot, input: FinishInput
     const step = materialise(record, input, "a guard was what protected it");
     if (step.kind === "materialise") return step;
   }
-  return bringOn(record, local, position, minLsn(confirmed, input.endOfWal), input);
+  // the server has seen to it that all of it is here, on whatever timeline
+  return bringOn(record, local, position, goalOf(record, confirmed, input) ?? position, input);
 }
 
 function whyServedUnsafe(record: SlotRecord, local: StandbySlot): string | null {
@@ -224,7 +263,8 @@ function materialise(record: SlotRecord, input: FinishInput, dropFirst: string |
   if (confirmed === null) return none(record, "its creation on the old primary had not finished");
   if (record.twoPhase || record.primaryInvalidation !== null)
     return none(record, record.detail ?? "it was not protected");
-  const to = minLsn(confirmed, input.endOfWal);
+  const to = goalOf(record, confirmed, input);
+  if (to === null) return none(record, elsewhere(record, input));
   const source = sourceFor(input, record.databaseOid, to, isFailoverReady(record.protection));
   if (!source) return none(record, record.detail ?? "no guard of this node reaches back to its position");
   return { kind: "materialise", record, from: source.name, to, dropFirst, outcome: "materialised" };
@@ -264,7 +304,7 @@ function sourceFor(
  */
 export function finishedSlot(
   step: FinishStep,
-  endOfWal: Lsn,
+  promoted: Promoted,
   error: string | null,
   before: Pick<FinishReport, "slots"> | null = null,
 ): FinishedSlot {
@@ -273,7 +313,8 @@ export function finishedSlot(
   if (earlier?.outcome === "dropped") return earlier;
   const confirmed = record.primaryConfirmedFlushLsn;
   const { outcome, position, detail } = outcomeOf(step);
-  return {
+  const gap = gapOf(record, promoted);
+  const line: FinishedSlot = {
     name: record.name,
     database: record.database,
     plugin: record.plugin,
@@ -281,9 +322,20 @@ export function finishedSlot(
     detail: error ?? detail,
     lastSeenLsn: confirmed === null ? null : formatLsn(confirmed),
     lastSeenAt: record.seenAt,
+    timeline: record.timeline,
     positionLsn: error !== null || position === null ? null : formatLsn(position),
-    confirmedBeyondEndBytes: confirmed === null ? 0 : bytesBeyond(endOfWal, confirmed),
+    endOfWalLsn: gap.until === null ? null : formatLsn(gap.until),
+    certain: gap.certain || confirmed === null,
+    confirmedBeyondEndBytes: gap.beyondBytes,
+    repair: null,
   };
+  const { seen } = gap;
+  const former =
+    seen !== null && (seen.timeline !== record.timeline || seen.lsn !== confirmed)
+      ? `on timeline ${seen.timeline} its subscriber had confirmed ${formatLsn(seen.lsn)}, and was not seen to go on from ${line.endOfWalLsn}, where that timeline was left`
+      : null;
+  const details = [line.detail, former].filter((text) => text !== null);
+  return { ...line, detail: details.length === 0 ? null : details.join("; "), repair: repairOf(line) };
 }
 
 function outcomeOf(step: FinishStep): {
@@ -319,9 +371,20 @@ export function describeFinish(report: FinishReport): string {
   for (const slot of report.slots) counts.set(slot.outcome, (counts.get(slot.outcome) ?? 0) + 1);
   const parts = [...counts].map(([outcome, count]) => `${count} ${outcome.replaceAll("_", " ")}`);
   const gaps = report.slots.filter((slot) => slot.confirmedBeyondEndBytes > 0);
-  const gap =
-    gaps.length === 0
-      ? "no subscriber was seen to have more than this node"
-      : `${gaps.length} subscriber(s) confirmed transactions that this node lacks: ${gaps.map((slot) => `${slot.name} (${slot.confirmedBeyondEndBytes} bytes of WAL)`).join(", ")}`;
-  return `promotion ${report.complete ? "finished" : "NOT finished"} in ${report.durationMs} ms: ${parts.join(", ") || "no slots"}; ${gap}`;
+  const unknown = report.slots.filter(({ certain, lastSeenLsn }) => !certain && lastSeenLsn !== null);
+  const gap = [
+    ...(gaps.length === 0
+      ? []
+      : [
+          `${gaps.length} subscriber(s) confirmed transactions that this node lacks: ${gaps.map((slot) => `${slot.name} (${slot.confirmedBeyondEndBytes} bytes of WAL)`).join(", ")}`,
+        ]),
+    ...(unknown.length === 0
+      ? []
+      : [
+          `of ${unknown.length} subscriber(s) it is not known how much they have that this node lacks: ${unknown.map(({ name }) => name).join(", ")}`,
+        ]),
+  ];
+  if (gap.length === 0) gap.push("no subscriber was seen to have more than this node");
+  if (report.historyError !== null) gap.push(report.historyError);
+  return `promotion ${report.complete ? "finished" : "NOT finished"} in ${report.durationMs} ms: ${parts.join(", ") || "no slots"}; ${gap.join("; ")}`;
 }

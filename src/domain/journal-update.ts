@@ -23,6 +23,7 @@ import { feedbackNow, type Original, proofNow, provisionOf } from "./proof.ts";
 import { isFailoverReady } from "./protection.ts";
 import { type PrimarySlot, type SlotIdentity, type StandbySlot, slotNamed } from "./slot.ts";
 import { withStanding } from "./standing.ts";
+import { sightingOf, timelineHere } from "./timeline.ts";
 import { twoPhaseSince } from "./two-phase.ts";
 
 /** A failover slot, and what chose it. */
@@ -95,6 +96,7 @@ function noteSlot(
     twoPhaseXid: slot.twoPhase ? twoPhaseSince(known, seen.primary) : null,
     ...settle(slot.name, known, slot.invalidation === null ? slot : null, seen, journal),
     primaryConfirmedFlushLsn: slot.confirmedFlushLsn,
+    ...sightingOf(known, seen.primary.timeline, slot.confirmedFlushLsn, replayedThere(seen, journal)),
     primaryRestartLsn: slot.restartLsn,
     primaryInvalidation: slot.invalidation,
     seenAt: seen.now,
@@ -107,6 +109,12 @@ function noteSlot(
     since: seen.now,
   };
   return withVerdict(record, known, seen);
+}
+
+/** How far this standby has replayed the primary's timeline, or null where it does not show to be on it. */
+function replayedThere({ primary, standby }: Observed, journal: JournalState): Lsn | null {
+  const there = timelineHere(standby, journal) === primary.timeline && standby.replayLsn > 0n;
+  return there ? standby.replayLsn : null;
 }
 
 type Ownership = Pick<SlotRecord, "state" | "served" | "ours" | "births" | "maxTarget" | "dropping"> &

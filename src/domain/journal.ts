@@ -4,7 +4,7 @@ import type { Lsn } from "./lsn.ts";
 import type { Protection, Reason } from "./protection.ts";
 import type { RestartRecord } from "./restart.ts";
 import type { SlotIdentity } from "./slot.ts";
-import type { PrimaryLife, TimelineHistory } from "./timeline.ts";
+import type { PrimaryLife, Sighting, TimelineHistory } from "./timeline.ts";
 import type { Xid } from "./xid.ts";
 
 /** A slot file put where the standby loads it at its next start, with what the file says. */
@@ -81,7 +81,7 @@ export interface Birth {
  * - `creating`: the same, and a copy of ours may yet come.
  * - `owned`: the slot here is ours.
  */
-export interface SlotRecord extends SlotIdentity, Provision {
+export interface SlotRecord extends SlotIdentity, Provision, Sighting {
   name: string;
   database: string;
   /** What made it a failover slot when the primary was last seen. */

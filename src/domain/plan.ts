@@ -9,6 +9,7 @@ import { createsOnStandby } from "./capability.ts";
 import { inGrace } from "./grace.ts";
 import type { GuardRecord, JournalState } from "./journal.ts";
 import { leftoversOf, overdue } from "./leftovers.ts";
+import { type Lsn, minLsn } from "./lsn.ts";
 import { isGuardOf } from "./names.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 import { isOurs } from "./ownership.ts";
@@ -298,10 +299,18 @@ function isHopeless(record: GuardRecord, input: PlanInput): boolean {
   return whyHopeless(local, provision, input) !== null;
 }
 
-function sparedPositions(state: DatabaseState, input: PlanInput, result: Plan) {
+/**
+ * Where slots that the new primary does not show yet may have to be made: where they stood on the old timeline, but not past what this
+ * standby was seen to have of that, for the new one may have left it anywhere behind (I14).
+ */
+function sparedPositions(state: DatabaseState, input: PlanInput, result: Plan): Lsn[] {
   return [...input.journal.slots.values()]
     .filter((record) => record.databaseOid === state.oid && result.spared.has(record.name))
-    .flatMap((record) => record.primaryConfirmedFlushLsn ?? []);
+    .flatMap(({ primaryConfirmedFlushLsn: confirmed, commonLsn, timeline }) => {
+      if (confirmed === null) return [];
+      const older = timeline !== input.primary.timeline && commonLsn !== null;
+      return [older ? minLsn(confirmed, commonLsn) : confirmed];
+    });
 }
 
 function uniqueProbes(decisions: SlotDecision[]): Action[] {

@@ -9,6 +9,7 @@ import type { JournalState } from "./journal.ts";
 import { describeLeftovers, leftoversOf } from "./leftovers.ts";
 import { isForeignGuard } from "./names.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
+import { timelineHere } from "./timeline.ts";
 
 /**
  * A `stop` keeps the sidecar from acting and the standby from being ready, a `doubt` only the standby from being ready; a `warning` is
@@ -130,16 +131,18 @@ export function standbyProblems(standby: StandbyView, journal: JournalState, now
  */
 export function timelineProblem(
   primaryTimeline: number,
-  { receivedTimeline, leastTimeline, streaming }: StandbyView,
-  { primaryTimeline: known, standbyTimeline }: Pick<JournalState, "primaryTimeline" | "standbyTimeline">,
+  standby: StandbyView,
+  journal: Pick<JournalState, "primaryTimeline" | "standbyTimeline">,
 ): Problem | null {
+  const { receivedTimeline, streaming } = standby;
+  const { primaryTimeline: known } = journal;
   const differs = (here: string, told: string) =>
     stop(
       "timeline_differs",
 
       `the primary is on timeline ${primaryTimeline}, ${here}: nothing is synced until this standby follows that primary; ${told}`,
     );
-  const here = receivedTimeline ?? Math.max(leastTimeline, standbyTimeline ?? 0);
+  const here = timelineHere(standby, journal);
   if (here === primaryTimeline) return null;
   if (here > primaryTimeline)
     return differs(

@@ -8,6 +8,7 @@ import { formatLsn, type Lsn } from "./lsn.ts";
 import type { StandbyView } from "./observation.ts";
 import { isFailoverReady, waiting } from "./protection.ts";
 import { type SlotIdentity, sameIdentity } from "./slot.ts";
+import { historyIfPromoted } from "./timeline.ts";
 
 /** What is known of the primary's slot besides the journal: what a look has just shown. */
 export type Shown = SlotIdentity & { confirmedFlushLsn: Lsn | null };
@@ -18,7 +19,7 @@ export type Shown = SlotIdentity & { confirmedFlushLsn: Lsn | null };
  */
 export function asPromoted(journal: JournalState, standby: StandbyView): FinishInput {
   const slots = standby.slots.filter(({ temporary }) => !temporary);
-  return { journal, slots, endOfWal: standby.flushedLsn };
+  return { journal, slots, own: historyIfPromoted(standby, journal) };
 }
 
 /** Where the slot would stand after the step, or null when the step does not keep it. */

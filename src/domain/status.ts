@@ -26,7 +26,7 @@ export interface SlotStatus {
   standbyConfirmedFlushLsn: string | null;
   /** Our slot's on the standby. */
   restartLsn: string | null;
-  /** Bytes of WAL between the two positions; null while there is no slot on the standby. */
+  /** Bytes of WAL between the two positions; null while there is no slot on the standby, or where they are of two timelines. */
   lagBytes: number | null;
   /** ISO time since when protection and reason have been what they are. */
   since: string;
@@ -81,7 +81,7 @@ export function buildStatus(
   const locals = new Map(standby?.slots.map((slot) => [slot.name, slot]));
   const slots = [...journal.slots.values()]
     .filter((record) => !record.obsolete)
-    .map((record) => slotStatus(record, locals.get(record.name)))
+    .map((record) => slotStatus(record, locals.get(record.name), journal.primaryTimeline))
     .toSorted((a, b) => (a.name < b.name ? -1 : 1));
   return {
     role: journal.phase,
@@ -125,8 +125,14 @@ function usablePosition(guard: StandbySlot | undefined): string | null {
   return guard?.invalidation === null ? text(guard.confirmedFlushLsn) : null;
 }
 
-function slotStatus(record: SlotRecord, local: StandbySlot | undefined): SlotStatus {
+function slotStatus(
+  record: SlotRecord,
+  local: StandbySlot | undefined,
+  primaryTimeline: number | null,
+): SlotStatus {
   const confirmed = record.primaryConfirmedFlushLsn;
+  // I14: to a position of an older timeline there is no distance
+  const comparable = record.timeline === null || record.timeline === primaryTimeline;
   const ours = record.state === "owned" ? local : undefined;
   return {
     name: record.name,
@@ -140,7 +146,9 @@ function slotStatus(record: SlotRecord, local: StandbySlot | undefined): SlotSta
     standbyConfirmedFlushLsn: text(ours?.confirmedFlushLsn),
     restartLsn: text(ours?.restartLsn),
     lagBytes:
-      confirmed !== null && ours?.confirmedFlushLsn ? bytesBetween(ours.confirmedFlushLsn, confirmed) : null,
+      comparable && confirmed !== null && ours?.confirmedFlushLsn
+        ? bytesBetween(ours.confirmedFlushLsn, confirmed)
+        : null,
     since: new Date(record.since).toISOString(),
   };
 }

@@ -215,6 +215,12 @@ function encodeSlot(record: SlotRecord): EncodedBody["slots"][number] {
     maxTarget: lsnText(record.maxTarget),
     dropping: record.dropping,
     primaryConfirmedFlushLsn: lsnText(record.primaryConfirmedFlushLsn),
+    timeline: finiteOrNull(record.timeline),
+    commonLsn: lsnText(record.commonLsn),
+    formerly: record.formerly.map(({ timeline, lsn }) => ({
+      timeline: finite(timeline),
+      lsn: formatLsn(lsn),
+    })),
     primaryRestartLsn: lsnText(record.primaryRestartLsn),
     primaryInvalidation: record.primaryInvalidation,
     chosenBy: [...record.chosenBy],

@@ -124,6 +124,10 @@ const slotFields = z.strictObject({
   maxTarget: lsn.nullable(),
   dropping: z.boolean(),
   primaryConfirmedFlushLsn: lsn.nullable(),
+  // journals of before positions had timelines do not say; the next look does
+  timeline: count.nullable().default(null),
+  commonLsn: lsn.nullable().default(null),
+  formerly: z.array(z.strictObject({ timeline: count, lsn })).default([]),
   primaryRestartLsn: lsn.nullable(),
   primaryInvalidation: z.string().nullable(),
   seenAt: time,
@@ -150,7 +154,11 @@ const finishedSlot = z.strictObject({
   lastSeenLsn: lsnText.nullable(),
   lastSeenAt: time,
   positionLsn: lsnText.nullable(),
+  timeline: count.nullable().default(null),
+  endOfWalLsn: lsnText.nullable().default(null),
+  certain: z.boolean().default(true),
   confirmedBeyondEndBytes: z.number().nonnegative(),
+  repair: z.string().nullable().default(null),
 });
 
 const finish = z.strictObject({
@@ -158,6 +166,7 @@ const finish = z.strictObject({
   finishedAt: time,
   durationMs: z.number(),
   endOfWalLsn: lsnText.nullable(),
+  historyError: z.string().nullable().default(null),
   complete: z.boolean(),
   slots: z.array(finishedSlot),
 });

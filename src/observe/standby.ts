@@ -168,8 +168,6 @@ export async function isStandby(session: PgSession): Promise<boolean> {
 interface PromotedRow {
   in_recovery: boolean;
   system_identifier: string;
-  replay_lsn: string | null;
-  wal_lsn: string | null;
   timeline: string | null;
   /** NULL before 17. */
   stalled_standby_slots: string | null;
@@ -181,9 +179,6 @@ interface PromotedRow {
 export interface PromotedView {
   systemIdentifier: string;
   inRecovery: boolean;
-  /** The end of the WAL that it took over; null after it has been restarted since. */
-  endOfWal: Lsn | null;
-  walLsn: Lsn;
   timeline: number | null;
   /** 17+: names in `synchronized_standby_slots` that no standby streams by: a flagged slot cannot be advanced until they are served. */
   stalledStandbySlots: readonly string[];
@@ -194,7 +189,7 @@ export interface PromotedView {
   slotNames: string[];
 }
 
-/** A promoted server's slots, and the end of the WAL it took over. */
+/** A promoted server's slots, and the timeline that it writes. */
 export async function observePromoted(session: PgSession): Promise<PromotedView> {
   const [servers, slots] = (await session.script<object>(lookAtPromoted(session.serverVersionNum), {
     what: "looking at the promoted server",
@@ -204,8 +199,6 @@ export async function observePromoted(session: PgSession): Promise<PromotedView>
   return {
     systemIdentifier: server.system_identifier,
     inRecovery: server.in_recovery,
-    endOfWal: parseLsnOrNull(server.replay_lsn),
-    walLsn: parseLsnOrNull(server.wal_lsn) ?? ZERO,
     timeline: server.timeline === null ? null : Number.parseInt(server.timeline, 16),
     stalledStandbySlots: server.stalled_standby_slots?.split(",") ?? [],
     givesUpIdle: Number(server.idle_timeout_s ?? 0) > 0,

@@ -293,13 +293,11 @@ SELECT a.pid, a.application_name, a.client_addr::pg_catalog.text AS client_addr,
  WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' AND l.granted AND l.objsubid OPERATOR(pg_catalog.=) 1
    AND l.classid OPERATOR(pg_catalog.=) 1936486260::pg_catalog.oid AND l.objid OPERATOR(pg_catalog.=) 1937337955::pg_catalog.oid`;
 
-/** The slots of a server that has been promoted, and where the WAL it took over ended. */
+/** The slots of a server that has been promoted, and the timeline that it writes. */
 export function lookAtPromoted(serverVersionNum: number): string {
   return `
 SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        (SELECT s.system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system() AS s) AS system_identifier,
-       pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text AS replay_lsn,
-       CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_lsn()::pg_catalog.text END AS wal_lsn,
        CASE WHEN NOT pg_catalog.pg_is_in_recovery()
             THEN pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END AS timeline,
        ${IDLE_TIMEOUT},

@@ -7,8 +7,12 @@ import { advanceOne } from "../apply/advance.ts";
 import { type Create, createSlots } from "../apply/create.ts";
 import { dropOwnSlot } from "../apply/drop.ts";
 import { touchSlots } from "../apply/touch.ts";
+import { readHistoryFile } from "../datadir/history-file.ts";
+import { verifyDirectory } from "../datadir/identity.ts";
 import { givesUpIdle } from "../domain/capability.ts";
+import { endOfWalOf, type Promoted } from "../domain/common-end.ts";
 import {
+  type FinishedSlot,
   type FinishInput,
   type FinishReport,
   type FinishStep,
@@ -19,13 +23,15 @@ import { groupBy } from "../domain/group.ts";
 import { toUseAtPromotion } from "../domain/idle.ts";
 import { type JournalState, knowsStandby } from "../domain/journal.ts";
 import { noteFinish, noteFinishIntents, startOver } from "../domain/journal-update.ts";
-import { formatLsn, type Lsn } from "../domain/lsn.ts";
+import { formatLsn } from "../domain/lsn.ts";
 import { isGuardOf, workName } from "../domain/names.ts";
 import { isFailoverReady } from "../domain/protection.ts";
 import type { StandbySlot } from "../domain/slot.ts";
 import { slotNamed } from "../domain/slot.ts";
+import type { OwnHistory } from "../domain/timeline.ts";
 import { observePromoted } from "../observe/standby.ts";
 import { describeError, isPgError, SQLSTATE } from "../pg/errors.ts";
+import { readTimelineHistory } from "../pg/server-history.ts";
 import type { PgSession } from "../pg/session.ts";
 import { flagFailover } from "./flag.ts";
 import { unstageAll } from "./unstage.ts";
@@ -63,27 +69,31 @@ async function finishPromotion(context: FinishContext, tookBack: boolean): Promi
   if (look.inRecovery) throw new Error("this server is a standby: there is no promotion to finish");
   const { journal } = context;
   assertSameCluster(journal, look.systemIdentifier);
-  // a restart since the promotion has made the server forget it; then what was flushed when last observed is a safe lower bound
-  const endOfWal = look.endOfWal ?? journal.standbyFlushedLsn ?? look.walLsn;
-  const { stalledStandbySlots, slots } = look;
-  const { steps, errors } = await runPlan({ journal, slots, endOfWal, stalledStandbySlots }, context);
+  const { own, historyError } = await ownHistory(look.timeline, context);
+  const promoted: Promoted = { journal, own };
+  const { stalledStandbySlots, slots: here } = look;
+  const { steps, errors } = await runPlan({ ...promoted, slots: here, stalledStandbySlots }, context);
   const unflagged = await flagAgain(steps, errors, look.slots, context);
   const failedDatabases = new Set(
     steps.filter((step) => errors.get(step)).map((step) => step.record.databaseOid),
   );
   const { removed, left } = await removeGuards(context, look.slots, failedDatabases);
-  const done = reportOf(
-    steps,
-    errors,
-    unflagged,
-    journal.finish,
-    left,
-    endOfWal,
-    look.timeline,
-    started,
-    context.now(),
-  );
-  const report = { ...done, complete: done.complete && tookBack };
+  const slots = reportLines(steps, errors, unflagged, promoted);
+  const finishedAt = context.now();
+  const endOfWal = endOfWalOf(promoted);
+  const report: FinishReport = {
+    timeline: look.timeline,
+    finishedAt,
+    durationMs: finishedAt - started,
+    endOfWalLsn: endOfWal === null ? null : formatLsn(endOfWal),
+    historyError,
+    complete:
+      tookBack &&
+      left === 0 &&
+      slots.every(({ outcome }) => outcome !== "failed") &&
+      (historyError === null || slots.every(({ certain }) => certain)),
+    slots,
+  };
   await context.record(noteFinish(journal, steps, errors, removed, report));
   return report;
 }
@@ -211,34 +221,56 @@ function errorText(error: unknown): string {
     : describeError(error);
 }
 
-function reportOf(
+/**
+ * Where this node's history left the timelines before it (I14). Where the WAL ended that the last recovery replayed is no answer: after a crash
+ * that is this node's own. What cannot be read is told; then only what this node was seen to have counts.
+ */
+async function ownHistory(
+  timeline: number | null,
+  { openReplication, control, directory, journal, log }: FinishContext,
+): Promise<{ own: OwnHistory | null; historyError: string | null }> {
+  let why = "the server does not say on which timeline it is";
+  if (timeline !== null) {
+    for (const read of [
+      () => readTimelineHistory(openReplication, timeline),
+      ...(directory === null
+        ? []
+        : [
+            async () => {
+              const major = Math.floor(control.serverVersionNum / 10_000);
+              const { systemIdentifier } = journal;
+              if (systemIdentifier !== null)
+                await verifyDirectory(directory, { systemIdentifier, major, server: null });
+              return readHistoryFile(directory, timeline);
+            },
+          ]),
+    ])
+      try {
+        return { own: { timeline, forks: await read(), whole: true }, historyError: null };
+      } catch (error) {
+        why = describeError(error);
+      }
+  }
+  const historyError = `the history of this node's timeline could not be read, so slots are brought only to what this node was seen to have: ${why}`;
+  log.warn(historyError);
+  return { own: null, historyError };
+}
+
+function reportLines(
   steps: readonly FinishStep[],
   errors: ReadonlyMap<FinishStep, unknown>,
   unflagged: ReadonlyMap<FinishStep, string>,
-  before: FinishReport | null,
-  guardsLeft: number,
-  endOfWal: Lsn,
-  timeline: number | null,
-  started: number,
-  now: number,
-): FinishReport {
-  const slots = steps.map((step) => {
+  promoted: Promoted,
+): FinishedSlot[] {
+  return steps.map((step) => {
     const error = errors.get(step);
     if (!error) {
-      const line = finishedSlot(step, endOfWal, null, before);
+      const line = finishedSlot(step, promoted, null, promoted.journal.finish);
       return { ...line, detail: unflagged.get(step) ?? line.detail };
     }
-    const line = finishedSlot(step, endOfWal, errorText(error));
+    const line = finishedSlot(step, promoted, errorText(error));
     return isPgError(error, SQLSTATE.objectInUse) ? { ...line, outcome: "in_use" as const } : line;
   });
-  return {
-    timeline,
-    finishedAt: now,
-    durationMs: now - started,
-    endOfWalLsn: formatLsn(endOfWal),
-    complete: guardsLeft === 0 && slots.every((slot) => slot.outcome !== "failed"),
-    slots,
-  };
 }
 
 async function runSteps(

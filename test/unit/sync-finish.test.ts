@@ -5,7 +5,7 @@ import type { JournalState, SlotRecord } from "../../src/domain/journal.ts";
 import { formatLsn, type Lsn, parseLsn } from "../../src/domain/lsn.ts";
 import type { LogicalSlot } from "../../src/domain/slot.ts";
 import type { PgSession } from "../../src/pg/session.ts";
-import { advanceSlot, copySlot, dropSlot, lookAtPromoted } from "../../src/pg/sql.ts";
+import { advanceSlot, copySlot, dropSlot, lookAtPromoted, timelineHistory } from "../../src/pg/sql.ts";
 import { finishOnce } from "../../src/sync/finish.ts";
 import { GUARD, guard, journalOf, lsn, NOW, record, slot } from "./domain/build.ts";
 
@@ -68,6 +68,7 @@ class Server {
         }
       },
       script: async (sql: string) => {
+        if (sql === timelineHistory(2)) return [[{ content: `1\t${formatLsn(END_OF_WAL)}\tnone\n` }]];
         return sql === lookAtPromoted(this.version) ? this.#look() : this.#command(sql);
       },
       close: async () => {},
@@ -102,8 +103,6 @@ class Server {
 const LOOK = {
   in_recovery: false,
   system_identifier: "1",
-  replay_lsn: formatLsn(END_OF_WAL),
-  wal_lsn: formatLsn(END_OF_WAL),
   timeline: "00000002",
 };
 

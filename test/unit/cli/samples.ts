@@ -39,11 +39,21 @@ export function aStatus(more: Partial<Status> = {}): Status {
 }
 
 export function aFinish(more: Partial<FinishReport> = {}): FinishReport {
-  const slot = { database: "shop", plugin: "pgoutput", detail: null, lastSeenAt: NOW - 20_000 };
+  const slot = {
+    database: "shop",
+    plugin: "pgoutput",
+    detail: null,
+    lastSeenAt: NOW - 20_000,
+    timeline: 1,
+    endOfWalLsn: "0/8000",
+    certain: true,
+    repair: null,
+  };
   return {
     finishedAt: NOW - 10_000,
     durationMs: 42,
     endOfWalLsn: "0/8000",
+    historyError: null,
     timeline: 2,
     complete: true,
     slots: [

@@ -11,6 +11,7 @@ import type { Lsn } from "../../../src/domain/lsn.ts";
 import type { PrimaryView, StandbyView } from "../../../src/domain/observation.ts";
 import { type Memory, type Plan, plan } from "../../../src/domain/plan.ts";
 import type { LogicalSlot, SlotIdentity } from "../../../src/domain/slot.ts";
+import type { OwnHistory } from "../../../src/domain/timeline.ts";
 import type { Xid } from "../../../src/domain/xid.ts";
 
 const ID = "0badcafe";
@@ -23,6 +24,11 @@ export const OURS: SlotIdentity = { databaseOid: 1, plugin: "pgoutput", twoPhase
 
 /** How a slot stands that was made by SQL. */
 export const SQL_MADE = { ...UNPROVISIONED, proof: PROVEN };
+
+/** The history of a standby of that timeline that was promoted with WAL up to there. */
+export function leftAt(position: number | bigint, timeline = 1): OwnHistory {
+  return { timeline: timeline + 1, forks: [{ timeline, until: BigInt(position) as Lsn }], whole: true };
+}
 
 export const lsn = (position: number): Lsn => BigInt(position) as Lsn;
 
@@ -76,6 +82,9 @@ export function record(
     maxTarget: state === "owned" ? furthest : null,
     dropping: false,
     primaryConfirmedFlushLsn: furthest,
+    timeline: 1,
+    commonLsn: null,
+    formerly: [],
     primaryRestartLsn: null,
     primaryInvalidation: null,
     seenAt: NOW - 1_000,

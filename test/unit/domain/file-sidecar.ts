@@ -637,7 +637,7 @@ export class FileSidecar {
     // the finishing step takes them back first of all; #checkPromotion holds that against whose they are
     for (const name of [...world.folders.keys()])
       if (isGuardOf(name, journal.instanceId) || journal.slots.has(name)) world.folders.delete(name);
-    const steps = planFinish({ journal, slots: world.seeSlots(), endOfWal: world.replay as Lsn });
+    const steps = planFinish({ journal, slots: world.seeSlots(), own: world.history() });
     for (const step of inOrder(steps)) attempt(() => finish(world, step));
     const now = primary.slots.filter(({ name }) => !isOwnSlotName(name) && !this.excluded.has(name));
     mustBeThere(
@@ -675,7 +675,7 @@ export class FileSidecar {
       if (ours) world.folders.delete(name);
       else must(foreign, "I6: nothing staged is left to be loaded by the new primary", detail(name));
     }
-    steps = planFinish({ journal, slots: world.seeSlots(), endOfWal: world.replay as Lsn });
+    steps = planFinish({ journal, slots: world.seeSlots(), own: world.history() });
     const sources = new Map<string, string | null>();
     const copied = new Set<string>();
     for (const step of steps) {

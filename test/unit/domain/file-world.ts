@@ -5,6 +5,7 @@
 import type { Lsn } from "../../../src/domain/lsn.ts";
 import type { FilesView, PrimaryView, SlotFolder, StandbyView } from "../../../src/domain/observation.ts";
 import type { LogicalSlot, SlotIdentity } from "../../../src/domain/slot.ts";
+import type { OwnHistory } from "../../../src/domain/timeline.ts";
 import type { Xid } from "../../../src/domain/xid.ts";
 import { decode, type Position, type RunningXacts, type Transaction } from "./file-decode.ts";
 
@@ -69,6 +70,9 @@ export class FileWorld {
   readonly version: number;
   wal = 100n * MB;
   timeline = 1;
+  /** The one that the standby has come to. */
+  standbyTimeline = 1;
+  readonly forks: { timeline: number; until: Lsn }[] = [];
   nextXid: number;
   records: RunningXacts[] = [];
   transactions: Transaction[] = [];
@@ -290,6 +294,7 @@ export class FileWorld {
 
   /** Another standby becomes the primary, with what its own sidecar had brought there: some slots, some of them a little behind. */
   switchPrimary(keep: number): void {
+    this.forks.push({ timeline: this.timeline, until: this.wal as Lsn });
     this.timeline += 1;
     let index = 0;
     for (const slot of [...this.primary.values()]) {
@@ -366,6 +371,9 @@ export class FileWorld {
     }
     if (this.receiver === null) return;
     this.flushed += ((this.wal - this.flushed) * BigInt(flushShare)) / 4n;
+    // one timeline after the other, each up to where the next one left it
+    const left = this.forks.find(({ until }) => until > this.flushed);
+    this.standbyTimeline = left?.timeline ?? this.timeline;
     this.replay += ((this.flushed - this.replay) * BigInt(replayShare)) / 4n;
   }
 
@@ -500,8 +508,8 @@ export class FileWorld {
       replayLsn: this.replay as Lsn,
       flushedLsn: (this.flushed > this.replay ? this.flushed : this.replay) as Lsn,
       streaming: this.receiver !== null,
-      receivedTimeline: this.receiver === null ? null : this.timeline,
-      leastTimeline: 1,
+      receivedTimeline: this.receiver === null ? null : this.standbyTimeline,
+      leastTimeline: this.standbyTimeline,
       slots: this.seeSlots(),
       databases: [1, 2].map((oid) => ({ oid, name: `db${oid}` })),
       syncsSlots: false,
@@ -602,6 +610,17 @@ export class FileWorld {
   promote(): void {
     this.receiver = null;
     this.replay = this.flushed;
+  }
+
+  /** The history of the timeline that the promotion began. */
+  history(): OwnHistory {
+    const timeline = this.standbyTimeline;
+    const before = this.forks.filter((fork) => fork.timeline < timeline);
+    return {
+      timeline: timeline + 1,
+      forks: [...before, { timeline, until: this.replay as Lsn }],
+      whole: true,
+    };
   }
 
   /** Copies `from` to a temporary slot, advances that, and copies it to the name (G2b). */

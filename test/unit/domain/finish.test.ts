@@ -3,7 +3,7 @@ import { describeFinish, type FinishStep, finishedSlot, planFinish } from "../..
 import type { SlotRecord } from "../../../src/domain/journal.ts";
 import { noteFinishIntents } from "../../../src/domain/journal-update.ts";
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
-import { guard, hold, journalOf, lsn, record, slot } from "./build.ts";
+import { guard, hold, journalOf, leftAt, lsn, record, slot } from "./build.ts";
 
 const at = (position: number, more: Partial<SlotRecord> = {}) => ({
   primaryConfirmedFlushLsn: lsn(position),
@@ -144,8 +144,8 @@ const CASES: Case[] = [
 ];
 
 test.each(CASES)("$claim", ({ record: entry, here, endOfWal, step }) => {
-  const end = lsn(endOfWal ?? 1_000);
-  const [planned] = planFinish({ journal: journalOf([entry]), slots: here, endOfWal: end });
+  const own = leftAt(endOfWal ?? 1_000);
+  const [planned] = planFinish({ journal: journalOf([entry]), slots: here, own });
   expect(planned && brief(planned)).toBe(step);
 });
 
@@ -173,8 +173,8 @@ test("a finishing step that was cut off after any of its steps comes to the same
   ]);
   const here = [guard(200), slot("kept", 400), slot("behind", 300), slot("ahead", 500)];
   const after = [guard(200), slot("kept", 400), slot("behind", 300)];
-  const again = planFinish({ journal, slots: after, endOfWal: lsn(1_000) });
-  expect(planFinish({ journal, slots: here, endOfWal: lsn(1_000) }).map(brief)).toEqual([
+  const again = planFinish({ journal, slots: after, own: leftAt(1_000) });
+  expect(planFinish({ journal, slots: here, own: leftAt(1_000) }).map(brief)).toEqual([
     "keep@400",
     "advance@450",
     "materialise@450",
@@ -193,8 +193,8 @@ test("a finishing step that was cut off before it dropped a slot knows it as its
   const here = ["ahead", "another", "shared1", "shared2"].map((name) =>
     slot(name, name === "ahead" ? 500 : name === "another" ? 400 : 300),
   );
-  const endOfWal = lsn(GB);
-  const steps = planFinish({ journal, slots: [guard(200), ...here], endOfWal });
+  const own = leftAt(GB);
+  const steps = planFinish({ journal, slots: [guard(200), ...here], own });
   expect(steps.map(brief)).toEqual([
     "materialise@450 after a drop",
     "materialise@450 after a drop",
@@ -202,7 +202,7 @@ test("a finishing step that was cut off before it dropped a slot knows it as its
     `materialise@${GB} after a drop`,
   ]);
   const again = noteFinishIntents(journal, steps);
-  expect(planFinish({ journal: again, slots: [guard(200), ...here], endOfWal }).map(brief)).toEqual(
+  expect(planFinish({ journal: again, slots: [guard(200), ...here], own }).map(brief)).toEqual(
     steps.map(brief),
   );
   // and it knows what it has made
@@ -212,7 +212,7 @@ test("a finishing step that was cut off before it dropped a slot knows it as its
     slot("shared1", GB),
     slot("shared2", GB),
   ];
-  expect(planFinish({ journal: again, slots: [guard(200), ...made], endOfWal }).map(brief)).toEqual([
+  expect(planFinish({ journal: again, slots: [guard(200), ...made], own }).map(brief)).toEqual([
     "keep@450",
     "keep@450",
     `keep@${GB}`,
@@ -223,11 +223,11 @@ test("a finishing step that was cut off before it dropped a slot knows it as its
 test("the gap report names what the subscriber has and this node lacks (I1)", () => {
   const entry = record("x", "owned", 400, at(1_500));
   const step: FinishStep = { kind: "advance", record: entry, restart: lsn(300), to: lsn(1_000) };
-  const line = finishedSlot(step, lsn(1_000), null);
+  const promoted = { journal: journalOf(), own: leftAt(1_000) };
+  const line = finishedSlot(step, promoted, null);
   const odd = record("x", "owned", 1_000, at(1_001));
   expect(
-    finishedSlot({ kind: "keep", record: odd, position: lsn(1_000) }, lsn(1_000), null)
-      .confirmedBeyondEndBytes,
+    finishedSlot({ kind: "keep", record: odd, position: lsn(1_000) }, promoted, null).confirmedBeyondEndBytes,
     "no record ends one byte past the end",
   ).toBe(0);
   expect(line).toMatchObject({ outcome: "advanced", positionLsn: "0/3E8", confirmedBeyondEndBytes: 500 });
@@ -236,31 +236,40 @@ test("the gap report names what the subscriber has and this node lacks (I1)", ()
     durationMs: 12,
     endOfWalLsn: "0/3E8",
     timeline: 2,
+    historyError: null,
     complete: true,
     slots: [line],
   };
   expect(describeFinish(report)).toContain("x (500 bytes of WAL)");
-  expect(finishedSlot(step, lsn(1_000), "it broke")).toMatchObject({ outcome: "failed", positionLsn: null });
+  expect(finishedSlot(step, { journal: journalOf(), own: leftAt(1_000) }, "it broke")).toMatchObject({
+    outcome: "failed",
+    positionLsn: null,
+  });
 });
 
 test("a slot that its owner had dropped before the promotion is not in the report: nothing was lost with it (K7)", () => {
   const dropped = record("x", "seen", null, { obsolete: true });
-  expect(planFinish({ journal: journalOf([dropped]), slots: [], endOfWal: lsn(1_000) })).toEqual([]);
+  expect(planFinish({ journal: journalOf([dropped]), slots: [], own: leftAt(1_000) })).toEqual([]);
 });
 
 test("what an earlier attempt at the same promotion dropped is told as dropped, with its reason, and not as never protected (K7)", () => {
   const [first] = planFinish({
     journal: journalOf([record("x", "owned", 500, at(450))]),
     slots: [slot("x", 500)],
-    endOfWal: lsn(1_000),
+    own: leftAt(1_000),
   });
-  const told = finishedSlot(first as FinishStep, lsn(1_000), null);
+  const told = finishedSlot(first as FinishStep, { journal: journalOf(), own: leftAt(1_000) }, null);
   expect(told.outcome).toBe("dropped");
   const [second] = planFinish({
     journal: journalOf([record("x", "seen", null, at(450))]),
     slots: [],
-    endOfWal: lsn(1_000),
+    own: leftAt(1_000),
   });
-  expect(finishedSlot(second as FinishStep, lsn(1_000), null, { slots: [told] })).toEqual(told);
-  expect(finishedSlot(second as FinishStep, lsn(1_000), null, { slots: [] }).outcome).toBe("not_protected");
+  expect(
+    finishedSlot(second as FinishStep, { journal: journalOf(), own: leftAt(1_000) }, null, { slots: [told] }),
+  ).toEqual(told);
+  expect(
+    finishedSlot(second as FinishStep, { journal: journalOf(), own: leftAt(1_000) }, null, { slots: [] })
+      .outcome,
+  ).toBe("not_protected");
 });

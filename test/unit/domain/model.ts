@@ -8,6 +8,7 @@ import type { FinishStep } from "../../../src/domain/finish.ts";
 import type { Lsn } from "../../../src/domain/lsn.ts";
 import type { PrimaryView, StandbyView } from "../../../src/domain/observation.ts";
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
+import type { OwnHistory } from "../../../src/domain/timeline.ts";
 import type { Xid } from "../../../src/domain/xid.ts";
 
 const MB = 1024n * 1024n;
@@ -66,6 +67,9 @@ export interface Late {
 export class World {
   wal = 100n * MB;
   timeline = 1;
+  /** The one that the standby has come to. */
+  standbyTimeline = 1;
+  readonly forks: { timeline: number; until: Lsn }[] = [];
   runningXacts: bigint[] = [100n * MB];
   flushed = 100n * MB;
   replay = 100n * MB;
@@ -163,6 +167,7 @@ export class World {
 
   /** Another standby becomes the primary, with what its own sidecar had brought there: some slots, some of them a little behind. */
   switchPrimary(keep: number): void {
+    this.forks.push({ timeline: this.timeline, until: this.wal as Lsn });
     this.timeline += 1;
     this.write(1, true);
     let index = 0;
@@ -182,6 +187,9 @@ export class World {
   receive(flushShare: number, replayShare: number): void {
     this.streaming = true;
     this.flushed += ((this.wal - this.flushed) * BigInt(flushShare)) / 4n;
+    // one timeline after the other, each up to where the next one left it
+    const left = this.forks.find(({ until }) => until > this.flushed);
+    this.standbyTimeline = left?.timeline ?? this.timeline;
     this.replay += ((this.flushed - this.replay) * BigInt(replayShare)) / 4n;
   }
 
@@ -304,8 +312,8 @@ export class World {
       replayLsn: this.replay as Lsn,
       flushedLsn: (this.streaming ? this.flushed : this.replay) as Lsn,
       streaming: this.streaming,
-      receivedTimeline: this.streaming ? this.timeline : null,
-      leastTimeline: 1,
+      receivedTimeline: this.streaming ? this.standbyTimeline : null,
+      leastTimeline: this.standbyTimeline,
       feedbackSession: "s",
       files: null,
       slots: this.seeSlots(),
@@ -460,6 +468,17 @@ export class World {
   promote(): void {
     this.replay = this.flushed;
     this.streaming = false;
+  }
+
+  /** The history of the timeline that the promotion began. */
+  history(): OwnHistory {
+    const timeline = this.standbyTimeline;
+    const before = this.forks.filter((fork) => fork.timeline < timeline);
+    return {
+      timeline: timeline + 1,
+      forks: [...before, { timeline, until: this.replay as Lsn }],
+      whole: true,
+    };
   }
 
   /** One step of the finishing, as sync/finish.ts does it. */

@@ -12,6 +12,7 @@ import {
   GUARD,
   guard,
   journalOf,
+  leftAt,
   lsn,
   memory,
   NOW,
@@ -246,7 +247,7 @@ describe("brought on by the server after the primary was asked", () => {
         now: NOW,
       },
     });
-    const [step] = planFinish({ journal: seen, slots: standby.slots, endOfWal: lsn(1_000) });
+    const [step] = planFinish({ journal: seen, slots: standby.slots, own: leftAt(1_000) });
     const { protection, reason } = seen.slots.get("x") ?? {};
     return { is: reason === null ? protection : `${protection} ${reason}`, seen, step };
   };
@@ -279,7 +280,7 @@ describe("brought on by the server after the primary was asked", () => {
 describe("after a promotion", () => {
   const finish = (local: LogicalSlot[], known: Partial<SlotRecord>) => {
     const served = record("x", "owned", 500, { failover: true, served: true, ...known });
-    const [step] = planFinish({ journal: journalOf([served]), slots: local, endOfWal: lsn(1_000) });
+    const [step] = planFinish({ journal: journalOf([served]), slots: local, own: leftAt(1_000) });
     return step;
   };
 
@@ -351,12 +352,15 @@ describe("after a promotion", () => {
       const [planned] = planFinish({
         journal: journalOf([served]),
         slots: [here(400, { failover })],
-        endOfWal: lsn(1_000),
+        own: leftAt(1_000),
         stalledStandbySlots: stalled,
       });
       const { why, ...rest } = step as { why?: RegExp };
       expect(planned).toMatchObject(rest);
-      if (why) expect(planned && finishedSlot(planned, lsn(1_000), null).detail).toMatch(why);
+      if (why)
+        expect(
+          planned && finishedSlot(planned, { journal: journalOf(), own: leftAt(1_000) }, null).detail,
+        ).toMatch(why);
     },
   );
 
@@ -369,7 +373,7 @@ describe("after a promotion", () => {
     const steps = planFinish({
       journal: journalOf(records),
       slots: [...slots, guard(499_000_000)],
-      endOfWal: far,
+      own: leftAt(far),
     });
     expect(steps.map(({ kind }) => kind)).toEqual(["advance", "advance"]);
   });

@@ -389,7 +389,7 @@ export class SidecarModel {
     world.endSessions();
     world.promote();
     const journal = this.saved;
-    const steps = planFinish({ journal, slots: world.seeSlots(), endOfWal: world.replay as Lsn });
+    const steps = planFinish({ journal, slots: world.seeSlots(), own: world.history() });
     for (const step of ordered(steps)) attempt(() => world.finish(step));
     const now = this.#chosen(primary).map((slot): [string, Polled] => [slot.name, polledOf(slot)]);
     mustBeThere(
@@ -407,7 +407,7 @@ export class SidecarModel {
     const steps = planFinish({
       journal: this.saved,
       slots: world.seeSlots(),
-      endOfWal: world.replay as Lsn,
+      own: world.history(),
     });
     const failed = new Map<string, string>();
     for (const step of ordered(steps)) {

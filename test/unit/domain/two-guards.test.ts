@@ -8,7 +8,19 @@ import { type GuardRecord, PROVEN, type Proof, UNPROVISIONED } from "../../../sr
 import { plan } from "../../../src/domain/plan.ts";
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
 import type { Xid } from "../../../src/domain/xid.ts";
-import { GUARD, HOLD, journalOf, lsn, memory, NOW, primaryView, record, slot, standbyView } from "./build.ts";
+import {
+  GUARD,
+  HOLD,
+  journalOf,
+  leftAt,
+  lsn,
+  memory,
+  NOW,
+  primaryView,
+  record,
+  slot,
+  standbyView,
+} from "./build.ts";
 
 const LOW = GUARD.replace(/1$/, "2");
 const NO_START: Proof = { start: false, wal: true, rows: true };
@@ -260,7 +272,7 @@ function run({
   const verdict = verdicts.get("x");
   if (!verdict) throw new Error("no verdict");
   const seen = record("x", known.state, position, { ...known, ...verdict });
-  const [step] = planFinish({ journal: journalOf([seen], guards), slots: here, endOfWal: lsn(1_000) });
+  const [step] = planFinish({ journal: journalOf([seen], guards), slots: here, own: leftAt(1_000) });
   const moves = actions.flatMap((action) =>
     action.kind === "advance_guard" ? [`${nameOf(action.guard)}>${action.to}`] : [],
   );

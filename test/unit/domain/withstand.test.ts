@@ -11,6 +11,7 @@ import {
   HOLD,
   hold,
   journalOf,
+  leftAt,
   lsn,
   NOW,
   planFor,
@@ -46,7 +47,7 @@ function cycle(situation: Situation, busy: number[] = []) {
 }
 
 function promote(journal: JournalState, slots: LogicalSlot[]): Map<string, FinishStep> {
-  const steps = planFinish({ journal, slots, endOfWal: lsn(1_000) });
+  const steps = planFinish({ journal, slots, own: leftAt(1_000) });
   return new Map(steps.map((step) => [step.record.name, step]));
 }
 
@@ -147,7 +148,7 @@ describe("D, E: invalidated on the primary while ours cannot be dropped (I6)", (
   test("2 still in use then, the report says that changes may be skipped", () => {
     const here = [guard(100), slot("x", 400, { activePid: 42 })];
     const step = promote(cycle({ there, here, journal: ownedX() }).journal, here).get("x");
-    expect(step && finishedSlot(step, lsn(1_000), null)).toMatchObject({
+    expect(step && finishedSlot(step, { journal: journalOf(), own: leftAt(1_000) }, null)).toMatchObject({
       outcome: "in_use",
       detail: expect.stringContaining("CHANGES MAY BE SKIPPED"),
     });

@@ -1,0 +1,119 @@
+/**
+ * A position names WAL only together with its timeline (I14, K3). Subscribers are ahead of every standby when the first primary dies, and the
+ * node that is promoted in the end has WAL of its own over the same numbers.
+ */
+import { expect, test } from "vitest";
+import type { FinishedSlot, FinishReport } from "../../src/domain/finish.ts";
+import { type Lsn, parseLsn } from "../../src/domain/lsn.ts";
+import type { Status } from "../../src/domain/status.ts";
+import type { PgServer } from "../../src/sandbox/server.ts";
+import { startCluster } from "../support/cluster-fixture.ts";
+import { createLogicalSlot } from "../support/consumer.ts";
+import { slotIn } from "../support/file-way.ts";
+import { describeEach, usedOf } from "../support/majors.ts";
+import { startSidecar, type TestSidecar } from "../support/sidecar.ts";
+import { confirm, peek, positionOf } from "../support/slots.ts";
+import { followInstead, hostsOf, syncSlots, untilFinished, untilStaged } from "../support/steps.ts";
+import { waitForReplay, writeWal } from "../support/wal.ts";
+
+const SOON = { minMs: 100, maxMs: 500 };
+
+/** A primary and standbys that stop receiving when `proxy` is half open. */
+async function startNodes(major: number, standbys: number) {
+  const cluster = await startCluster({ major, standbys, proxied: true });
+  const a = cluster.primary;
+  await a.query("create table t (id int primary key)");
+  return { a, standbys: cluster.standbys, proxy: cluster.replicationProxy };
+}
+
+/** Makes the slot, and has it loaded by a restart where slots come by their files. */
+async function protect(sidecar: TestSidecar, a: PgServer, standby: PgServer, name: string): Promise<void> {
+  if (a.major >= 16) return syncSlots(sidecar, a, name);
+  await createLogicalSlot(a, name);
+  await untilStaged(sidecar, name);
+  await standby.restart();
+  await sidecar.untilSlot(name, "synced");
+}
+
+/** Rows that one of the standbys never gets, and a subscriber that has them; resolves when the sidecars have seen where it stands. */
+async function getAhead(a: PgServer, name: string, ...sidecars: TestSidecar[]): Promise<Lsn> {
+  await insert(a, 1, 50);
+  await writeWal(a, 20_000);
+  await confirm(a, name);
+  const position = await positionOf(a, name);
+  for (const sidecar of sidecars)
+    await sidecar.until(
+      "the subscriber to be seen ahead",
+      (status) => positionIn(status, name) === position && slotIn(status, name)?.reason === "wal_not_flushed",
+    );
+  return position;
+}
+
+function positionIn(status: Status, name: string): Lsn | null {
+  const text = slotIn(status, name)?.primaryConfirmedFlushLsn;
+  return text ? parseLsn(text) : null;
+}
+
+/** One transaction for each row. */
+async function insert(server: PgServer, from: number, count: number): Promise<void> {
+  for (let id = from; id < from + count; id++) await server.query("insert into t values ($1)", [id]);
+}
+
+/** Writes rows past that position, with some of them before it. */
+async function overtake(server: PgServer, position: Lsn): Promise<void> {
+  const now = async () => {
+    const [row] = await server.query<{ lsn: string }>("select pg_catalog.pg_current_wal_lsn()::text as lsn");
+    return parseLsn(row?.lsn ?? "");
+  };
+  await insert(server, 1_000, 40);
+  expect(await now(), "the rows begin before where the subscriber stood").toBeLessThan(position);
+  await writeWal(server, Number(position - (await now())) + 1_000);
+  await insert(server, 2_000, 10);
+}
+
+/** The rows that a slot sends, against those that are there. */
+async function sentAndThere(server: PgServer, name: string) {
+  const sent = (await peek(server, name)).flatMap(
+    ({ data }) => /INSERT: id\[integer\]:(\d+)/.exec(data)?.[1] ?? [],
+  );
+  const there = await server.query<{ id: number }>("select id from t order by id");
+  return { sent: sent.map(Number), there: there.map(({ id }) => id) };
+}
+
+function lineOf(report: FinishReport | null, name: string): FinishedSlot {
+  const line = report?.slots.find((slot) => slot.name === name);
+  if (!line) throw new Error(`the gap report does not name "${name}"`);
+  return line;
+}
+
+async function promote(standby: PgServer): Promise<void> {
+  standby.promote();
+  await standby.waitPromoted();
+}
+
+describeEach([16], usedOf([13, 14, 15, 16, 17, 18]).concat(), (major) => {
+  test("after two failovers, the sidecar having seen the first primary only, a subscriber that was ahead of that failover is sent every row from there on, and the gap report names it (I14, K3)", async () => {
+    const { a, standbys, proxy } = await startNodes(major, 2);
+    const [b, c] = standbys as [PgServer, PgServer];
+    const sidecar = await startSidecar(c, { nap: SOON, primary: { dsn: hostsOf(a), patroniUrl: null } });
+    await protect(sidecar, a, c, "kept");
+    await waitForReplay(a, b);
+    await proxy.halfOpen();
+    const position = await getAhead(a, "kept", sidecar);
+    await a.kill();
+    await promote(b);
+    await followInstead(c, b);
+    await overtake(b, position);
+    await waitForReplay(b, c);
+    await b.kill();
+    c.promote();
+    const { finish } = await untilFinished(sidecar);
+    const { sent, there } = await sentAndThere(c, "kept");
+    expect(sent).toEqual(there);
+    expect(there).toHaveLength(50);
+    const line = lineOf(finish, "kept");
+    expect(line).toMatchObject({ timeline: 1, certain: true });
+    expect(line.confirmedBeyondEndBytes).toBeGreaterThan(0);
+    expect(parseLsn(line.endOfWalLsn ?? "")).toBeLessThan(position);
+  });
+});
