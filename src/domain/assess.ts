@@ -90,7 +90,7 @@ function unrecorded({ sidecarRunning }: AssessInput, why: string): Verdict {
 /** The primary does not answer: what was seen last, held against what the standby still has. */
 export function assessFromJournal(input: AssessInput, whyNot: string): Assessment {
   const { journal, standby, policy, now } = input;
-  const here = standbyProblems(standby, journal, now);
+  const here = standbyProblems(standby, journal, now).map((problem) => asLeaderless(problem, journal));
   const { primaryTimeline } = journal;
   // what was seen last is not true any more of a standby that follows another primary by now
   const differs = primaryTimeline === null ? null : timelineProblem(primaryTimeline, standby, journal);
@@ -121,6 +121,15 @@ export function assessFromJournal(input: AssessInput, whyNot: string): Assessmen
   );
   const status = buildStatus({ ...journal, slots }, standby, problems, "journal");
   return { status, actions: [], certain: stale === null };
+}
+
+/**
+ * An HA manager clears primary_slot_name of every standby while there is no leader, just when readiness is asked for. What was proven
+ * while there was one does not hang on it; where the last look at the primary found it unset, it stands against readiness still.
+ */
+function asLeaderless(problem: Problem, { problems }: JournalState): Problem {
+  const cleared = problem.code === "primary_slot_name_unset" && !problems.includes(problem.message);
+  return cleared ? { ...problem, severity: "warning" } : problem;
 }
 
 /** Ready only when it was and still is; what was not ready then can have become so only by WAL that came in. */

@@ -94,6 +94,11 @@ export class StandbyLink {
     return session;
   }
 
+  /** The control session as it is; null while there is none. */
+  get current(): PgSession | null {
+    return this.#control?.usable ? this.#control : null;
+  }
+
   /** A session in one database. */
   open(database: string, purpose: string, patient: boolean): Promise<PgSession> {
     return withAdvice("standby.dsn", () =>
@@ -172,6 +177,8 @@ export class PrimaryLink {
   /** Where the session leads. */
   #conn: ConnInfo | null = null;
   #conninfo: string | null = null;
+  /** What primary_conninfo said last: an HA manager clears it while there is no leader, and who was the primary may still live. */
+  #lastNamed: string | null = null;
   /** The other hosts at which the primary may be, … */
   #members: readonly ConnInfo[] = [];
   /** … and where the standby streams from, when that is yet another. */
@@ -219,6 +226,7 @@ export class PrimaryLink {
     this.#lookedAbout = performance.now();
     this.#conn = conn;
     this.#conninfo = primaryConninfo;
+    if (primaryConninfo) this.#lastNamed = primaryConninfo;
     this.#session = session;
     return session;
   }
@@ -362,7 +370,8 @@ export class PrimaryLink {
 
   async #whereabouts(primaryConninfo: string | null): Promise<Whereabouts> {
     const { patroniUrl } = this.#way;
-    const named = this.#way.dsn ?? this.#parse(primaryConninfo);
+    const named =
+      this.#way.dsn ?? this.#parse(primaryConninfo === "" ? (this.#lastNamed ?? "") : primaryConninfo);
     if (patroniUrl === null) return { ...named, beside: [] };
     const signal = AbortSignal.any([
       this.#options.signal,
@@ -390,7 +399,9 @@ export class PrimaryLink {
         "the role in standby.dsn may not see primary_conninfo: GRANT pg_monitor TO it on the primary (before 12: correct standby.data_directory, where recovery.conf holds it), or set primary.dsn",
       );
     if (primaryConninfo === "")
-      throw new Error("primary_conninfo is empty on the standby: set it there, or set primary.dsn");
+      throw new Error(
+        "primary_conninfo is empty on the standby, as HA managers leave it while there is no leader: set it there, or set primary.dsn",
+      );
     // what a walreceiver is content with (pg_basebackup -R writes "any") is not what is looked for here
     return { ...parseConnTargets(primaryConninfo, process.env), attrs: null };
   }

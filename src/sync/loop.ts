@@ -34,6 +34,8 @@ const AGAIN_MS = 10;
 const PROMOTING_PULSE_MS = 10;
 /** … and once it turns out that much WAL is left to replay. */
 const SLOW_PROMOTION_PULSE_MS = 100;
+/** How often it is asked whether the node is a standby still while standby.signal stays away. */
+const SIGNAL_GONE_PULSE_MS = 50;
 /** A sign that was none: the standby goes on streaming for so long after it. */
 const FALSE_SIGN_MS = 5_000;
 /** How often the standby is looked for while it is being restarted. */
@@ -45,11 +47,11 @@ const PRIMARY_PULSE_MS = 1_000;
 export async function runLoop(sidecar: Sidecar): Promise<void> {
   const { signal } = sidecar.options;
   const sign = new Sign();
-  const watch = new PromotionWatch(sidecar.options.dataDirectory, () => sign.give());
-  if (watch.failed)
-    sidecar.log.warn(
-      `the data directory cannot be watched, promotions are noticed by asking: ${watch.failed}`,
-    );
+  const watch = new PromotionWatch(sidecar.options.dataDirectory, {
+    onPromote: () => sign.give(),
+    onSignalGone: () => void askWhetherPromoted(sidecar, sign),
+  });
+  let unwatched: string | null = null;
   try {
     for (let failures = 0, started = false; !signal.aborted; ) {
       try {
@@ -57,6 +59,13 @@ export async function runLoop(sidecar: Sidecar): Promise<void> {
         sidecar.lastLook = look;
         started = true;
         failures = 0;
+        // what is at its path by now may be another directory
+        watch.rearm();
+        if (watch.failed !== null && watch.failed !== unwatched)
+          sidecar.log.warn(
+            `the data directory cannot be watched, promotions are noticed by asking: ${watch.failed}`,
+          );
+        unwatched = watch.failed;
         if (look.view.inRecovery) await liveAsStandby(sidecar, sign);
         else await liveAsPrimary(sidecar);
       } catch (error) {
@@ -73,6 +82,19 @@ export async function runLoop(sidecar: Sidecar): Promise<void> {
     }
   } finally {
     watch.close();
+  }
+}
+
+/** standby.signal has gone: by the end of recovery, which the server then says itself within moments, or by somebody's hand. */
+async function askWhetherPromoted(sidecar: Sidecar, sign: Sign): Promise<void> {
+  const since = performance.now();
+  while (!sign.given && !sidecar.options.signal.aborted && performance.now() - since < FALSE_SIGN_MS) {
+    // what is wrong with the server is for the cycle to find
+    const { current } = sidecar.standby;
+    const standby = current && (await isStandby(current).catch(() => null));
+    if (standby === null) return;
+    if (!standby) return sign.give();
+    await sleep(SIGNAL_GONE_PULSE_MS, sidecar.options.signal);
   }
 }
 
