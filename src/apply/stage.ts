@@ -110,7 +110,6 @@ async function stageOne(
     snapshot: snapshot.kind,
     pin,
     at: now(),
-    commonUntil: null,
   });
   // a file replaced under a slot in memory would be loaded at the next start as if it were that slot
   await context.assertSameRun();

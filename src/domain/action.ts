@@ -68,7 +68,6 @@ export type Action =
       twoPhase: boolean;
       at: Lsn;
       restart: Lsn;
-      commonUntil: Lsn;
       /** It stands where it was created, and needs no snapshot. */
       unmoved: boolean;
     }

@@ -11,8 +11,8 @@ import { commonUntil } from "./timeline.ts";
 export type ConflictPolicy = "adopt" | "recreate" | "refuse";
 
 export type ConflictDecision =
-  /** It becomes ours as it is. Up to `commonUntil` this node's WAL and the primary's are the same. */
-  | { kind: "adopt"; commonUntil: Lsn }
+  /** It becomes ours as it is. */
+  | { kind: "adopt" }
   /** It is dropped, once a guard protects the name, and made anew. */
   | { kind: "recreate"; why: string }
   /** It is left alone for now: what stands against taking it over passes. */
@@ -51,7 +51,7 @@ export function decideConflict(
       kind: "wait",
       why: `it is adopted once the primary's slot, which is at ${confirmed === null ? "no position" : formatLsn(confirmed)}, has come up to it`,
     };
-  return { kind: "adopt", commonUntil: past };
+  return { kind: "adopt" };
 }
 
 /** The fork that the slot stands at or before, or why that is not proven. */

@@ -3,11 +3,12 @@
  * shows now. Pure. A wrong "ready" is the worst there is: whatever is not known for certain is not ready.
  */
 import type { Action } from "./action.ts";
+import { tellsRowsRemoved } from "./capability.ts";
 import { NOTHING_CHOSEN, type Selection } from "./choice.ts";
 import type { JournalState, SlotRecord } from "./journal.ts";
 import { noteObservation } from "./journal-update.ts";
 import { judge } from "./judge.ts";
-import type { Lsn } from "./lsn.ts";
+import { formatLsn, type Lsn } from "./lsn.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 import { type Memory, type Policy, plan } from "./plan.ts";
 import { failureKeys } from "./plan-guard.ts";
@@ -54,7 +55,8 @@ export function assessLive(input: AssessInput, primary: PrimaryView): Assessment
   const asRecorded = asPromoted(journal, standby);
   for (const slot of judged.chosen) {
     if (!isFailoverReady(verdicts.get(slot.name)?.protection ?? "waiting")) continue;
-    const why = whyNotKept(journal.slots.get(slot.name), slot, asRecorded);
+    const known = journal.slots.get(slot.name);
+    const why = whyNotKept(known, slot, asRecorded) ?? whyUnwatched(known, slot, input);
     if (why !== null) verdicts.set(slot.name, unrecorded(input, why));
   }
   const seen = noteObservation(journal, {
@@ -74,6 +76,20 @@ export function assessLive(input: AssessInput, primary: PrimaryView): Assessment
     actions: judged.actions,
     certain: judged.trusted,
   };
+}
+
+/**
+ * I4, below 16: a promotion would bring the slot to the recorded position, and the rows for that are proven as of the look that recorded it.
+ * The primary's slot has held them only as long as it stood there.
+ */
+function whyUnwatched(
+  known: SlotRecord | undefined,
+  { confirmedFlushLsn }: PrimarySlot,
+  { standby, sidecarRunning }: AssessInput,
+): string | null {
+  const at = known?.primaryConfirmedFlushLsn ?? null;
+  if (sidecarRunning || tellsRowsRemoved(standby.serverVersionNum) || at === confirmedFlushLsn) return null;
+  return `its subscriber has gone on from ${at === null ? "no position" : formatLsn(at)} since, and nobody has watched whether the catalog rows for that were kept on the primary`;
 }
 
 function unrecorded({ sidecarRunning }: AssessInput, why: string): Verdict {

@@ -1,25 +1,25 @@
 /** Why a slot that is here may not serve after a failover, each as a verdict; null where there is no doubt. */
 import { tellsRowsRemoved } from "./capability.ts";
 import { idleTooLong } from "./idle.ts";
-import type { Provision } from "./journal.ts";
+import type { Provision, RowsHeld } from "./journal.ts";
 import { bytesBeyond, formatLsn, type Lsn } from "./lsn.ts";
 import type { PlanInput } from "./plan.ts";
 import { completeBackoffKey, pluginBackoffKey } from "./plan-guard.ts";
-import { feedbackNow, type Original, proofNow } from "./proof.ts";
+import { feedbackNow, holdsRows, proofNow } from "./proof.ts";
 import { type Verdict, waiting } from "./protection.ts";
 import type { StandbySlot } from "./slot.ts";
 import { xidPrecedesOrEquals } from "./xid.ts";
 
-/** The first doubt about one of our slots, or null. `original` is the primary's slot of its name. */
+/** The first doubt about one of our slots, or null. `rows`: what is held for the failover slot that it is, or is copied for. */
 export function doubtsOf(
   local: StandbySlot,
   provision: Provision,
-  original: Original | null,
+  rows: RowsHeld | null,
   input: PlanInput,
 ): Verdict | null {
   return (
-    incomplete(local, provision, original, input) ??
-    rowsUnproven(local, provision, original, input) ??
+    incomplete(local, provision, input) ??
+    rowsUnproven(local, rows, input) ??
     soonRemoved(local, input) ??
     idleTooLong(local, input.standby)
   );
@@ -35,13 +35,8 @@ export function notFlushed(confirmed: Lsn, input: PlanInput): Verdict | null {
 }
 
 /** I2, I3: loaded from a file, a slot is safe only with its snapshot and its WAL. */
-function incomplete(
-  local: StandbySlot,
-  provision: Provision,
-  original: Original | null,
-  input: PlanInput,
-): Verdict | null {
-  const proof = proofNow(provision, local, original, input);
+function incomplete(local: StandbySlot, provision: Provision, input: PlanInput): Verdict | null {
+  const proof = proofNow(provision, local);
   const failure = input.memory.backoff.get(completeBackoffKey(local.name));
   if (!proof.wal)
     return failure
@@ -58,48 +53,54 @@ function incomplete(
   return null;
 }
 
-/**
- * I4: until this standby's feedback has reached the primary, the primary may remove catalog rows that the slot needs. Where the server
- * tells (16+), WAL that says so may be here and not replayed yet, and a promotion would replay it, whereupon the server invalidates the
- * slot: so what was written before the feedback took hold must have been replayed as well. Where nobody tells, it is proven.
- */
-function rowsUnproven(
-  local: StandbySlot,
-  provision: Provision,
-  original: Original | null,
-  input: PlanInput,
-): Verdict | null {
+/** I4. Where the server tells (16+), what the feedback holds must be held for this very slot; where nobody tells, it is proven. */
+function rowsUnproven(local: StandbySlot, rows: RowsHeld | null, input: PlanInput): Verdict | null {
   const { primary, standby } = input;
-  const told = tellsRowsRemoved(standby.serverVersionNum);
-  if (primary.physicalSlot !== null) {
-    const { name, catalogXmin } = primary.physicalSlot;
-    if (
-      catalogXmin === null ||
-      local.catalogXmin === null ||
-      !xidPrecedesOrEquals(catalogXmin, local.catalogXmin)
-    )
-      return waiting(
-        "catalog_rows_unproven",
-        `the primary's physical slot "${name}" has catalog_xmin ${catalogXmin ?? "NULL"}, and this slot needs catalog rows from ${local.catalogXmin ?? "an unknown transaction"} on: ${
-          catalogXmin === null || told
-            ? "the standby's feedback has not reached the primary yet (it is sent every wal_receiver_status_interval, which must not be 0)"
-            : "they may be removed there; it is safe once its subscriber has gone on past that"
-        }`,
-      );
-    const feedback = feedbackNow(input);
-    const since = feedback?.since ?? primary.walLsn;
-    if (told && standby.replayLsn < since)
-      return waiting(
-        "catalog_rows_unproven",
-        `the standby's feedback has held the catalog rows on the primary since ${formatLsn(since)}, and replay has come to ${formatLsn(standby.replayLsn)} only: what is in between may say that rows are gone`,
-      );
-  }
-  if (told || proofNow(provision, local, original, input).rows) return null;
+  if (tellsRowsRemoved(standby.serverVersionNum)) return rowsNotHeld(local, input);
+  if (holdsRows(rows, local.catalogXmin, standby.serverVersionNum)) return null;
+  return waiting("catalog_rows_unproven", whyRowsUnproven(local, rows, primary));
+}
+
+function whyRowsUnproven(
+  local: StandbySlot,
+  rows: RowsHeld | null,
+  { physicalSlot, remembered }: PlanInput["primary"],
+): string {
+  if (rows !== null)
+    return `the primary's physical slot of this standby holds catalog rows from transaction ${rows.physical} on, the primary's slot needs them from ${rows.original} on and this slot from ${local.catalogXmin ?? "an unknown transaction"} on: it is safe once its subscriber has gone on past that`;
+  if (physicalSlot === null)
+    return remembered
+      ? "the last look at the primary did not prove that its catalog rows are kept"
+      : "nothing keeps catalog rows on the primary while this standby has no physical replication slot there";
+  return physicalSlot.catalogXmin === null
+    ? feedbackMissing(physicalSlot.name)
+    : `the primary's physical slot "${physicalSlot.name}" has not been seen before to hold catalog rows: the next look proves it`;
+}
+
+function feedbackMissing(name: string): string {
+  return `the primary's physical slot "${name}" has no catalog_xmin: the standby's feedback has not reached the primary yet (it is sent every wal_receiver_status_interval, which must not be 0)`;
+}
+
+/**
+ * Until this standby's feedback has reached the primary, the primary may remove catalog rows that the slot needs. WAL that says so may be
+ * here and not replayed yet, and a promotion would replay it, whereupon the server invalidates the slot: so what was written before the
+ * feedback took hold must have been replayed as well.
+ */
+function rowsNotHeld(local: StandbySlot, input: PlanInput): Verdict | null {
+  const { primary, standby } = input;
+  if (primary.physicalSlot === null) return null;
+  const { name, catalogXmin } = primary.physicalSlot;
+  if (catalogXmin === null) return waiting("catalog_rows_unproven", feedbackMissing(name));
+  if (local.catalogXmin === null || !xidPrecedesOrEquals(catalogXmin, local.catalogXmin))
+    return waiting(
+      "catalog_rows_unproven",
+      `the primary's physical slot "${name}" has catalog_xmin ${catalogXmin}, and this slot needs catalog rows from ${local.catalogXmin ?? "an unknown transaction"} on: the standby's feedback has not reached the primary yet (it is sent every wal_receiver_status_interval, which must not be 0)`,
+    );
+  const since = feedbackNow(input)?.since ?? primary.walLsn;
+  if (standby.replayLsn >= since) return null;
   return waiting(
     "catalog_rows_unproven",
-    primary.physicalSlot === null && !primary.remembered
-      ? "nothing keeps catalog rows on the primary while this standby has no physical replication slot there"
-      : `the standby's feedback holds catalog rows on the primary only since transaction ${feedbackNow(input)?.xid ?? "NULL"}, and this slot needs rows from ${local.catalogXmin ?? "an unknown transaction"} on, which may have been removed before: it is safe once it has moved past that`,
+    `the standby's feedback has held the catalog rows on the primary since ${formatLsn(since)}, and replay has come to ${formatLsn(standby.replayLsn)} only: what is in between may say that rows are gone`,
   );
 }
 

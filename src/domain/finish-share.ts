@@ -2,6 +2,7 @@
 import { advanceCostMs } from "./cost.ts";
 import type { FinishStep } from "./finish.ts";
 import { groupBy } from "./group.ts";
+import type { SlotRecord } from "./journal.ts";
 import type { Lsn } from "./lsn.ts";
 
 type Advance = Extract<FinishStep, { kind: "advance" }>;
@@ -15,7 +16,7 @@ const SWAP_MS = 4;
  */
 export function shareDecodes(
   steps: readonly FinishStep[],
-  sourceOf: (databaseOid: number, to: Lsn) => { name: string; restart: Lsn } | null,
+  sourceOf: (record: SlotRecord, to: Lsn) => { name: string; restart: Lsn } | null,
 ): FinishStep[] {
   const groups = groupBy(
     // G5: a copy is never two_phase, nor flagged to survive the next failover
@@ -28,8 +29,9 @@ export function shareDecodes(
   for (const group of groups.values()) {
     const [first] = group;
     if (!first || group.length < 2) continue;
-    const source = sourceOf(first.record.databaseOid, first.to);
-    if (!source) continue;
+    const source = sourceOf(first.record, first.to);
+    // I4: what serves one of them may lack rows that another needs
+    if (!source || group.some(({ record, to }) => sourceOf(record, to)?.name !== source.name)) continue;
     const direct = group.reduce((sum, { restart, to }) => sum + advanceCostMs(restart, to), 0);
     if (advanceCostMs(source.restart, first.to) + SWAP_MS * group.length >= direct) continue;
     for (const step of group)

@@ -5,12 +5,11 @@
 import { assertNever } from "./assert-never.ts";
 import { gapOf, limitFor, type Promoted } from "./common-end.ts";
 import { shareDecodes } from "./finish-share.ts";
-import type { Proof, SlotRecord } from "./journal.ts";
+import type { SlotRecord } from "./journal.ts";
 import { formatLsn, type Lsn, minLsn } from "./lsn.ts";
 import { holdName } from "./names.ts";
 import { isOurs, isServed, originalOf, whyUnsafe } from "./ownership.ts";
-import { provisionOf } from "./proof.ts";
-import { isFailoverReady } from "./protection.ts";
+import { holdsRows, isProven, provisionOf } from "./proof.ts";
 import { repairOf } from "./repair.ts";
 import { type StandbySlot, sameIdentity, slotNamed } from "./slot.ts";
 
@@ -90,6 +89,7 @@ export interface FinishReport {
 
 export interface FinishInput extends Promoted {
   slots: readonly StandbySlot[];
+  serverVersionNum: number;
   /** 17+: names in `synchronized_standby_slots` of this primary that no standby streams by. */
   stalledStandbySlots?: readonly string[];
 }
@@ -100,7 +100,7 @@ export function planFinish(input: FinishInput): FinishStep[] {
     ({ obsolete, name }) => !obsolete || slotNamed(input.slots, name) !== undefined,
   );
   const steps = records.map((record) => standing(record, input));
-  return shareDecodes(steps, (databaseOid, to) => sourceFor(input, databaseOid, to));
+  return shareDecodes(steps, (record, to) => sourceFor(input, to, record));
 }
 
 /**
@@ -120,7 +120,7 @@ export function standing(record: SlotRecord, input: FinishInput): FinishStep {
     ? "it was no failover slot any more"
     : (whyUnsafe(originalOf(record), local) ??
       whyPast(record, local.confirmedFlushLsn, input) ??
-      whyUnproven(record, local));
+      whyUnproven(record, local, input));
   if (local.activePid !== null)
     return {
       kind: "leave",
@@ -229,11 +229,16 @@ function whyServedUnsafe(record: SlotRecord, local: StandbySlot): string | null 
 }
 
 /** I2–I4: one that was loaded from its file, and never proven to lack nothing. */
-function whyUnproven(record: SlotRecord, local: StandbySlot): string | null {
+function whyUnproven(
+  record: SlotRecord,
+  local: StandbySlot,
+  { serverVersionNum }: FinishInput,
+): string | null {
   const { proof } = provisionOf(record, local);
   if (!proof.wal) return "whether its WAL is here was never seen";
   if (!proof.start) return "where its decoding begins was never proven";
-  return proof.rows ? null : "whether its catalog rows were kept was never proven";
+  if (holdsRows(record.rows, local.catalogXmin, serverVersionNum)) return null;
+  return "whether its catalog rows were kept was not proven when the old primary was last seen";
 }
 
 function none(record: SlotRecord, why: string): FinishStep {
@@ -265,22 +270,16 @@ function materialise(record: SlotRecord, input: FinishInput, dropFirst: string |
     return none(record, record.detail ?? "it was not protected");
   const to = goalOf(record, confirmed, input);
   if (to === null) return none(record, elsewhere(record, input));
-  const source = sourceFor(input, record.databaseOid, to, isFailoverReady(record.protection));
+  const source = sourceFor(input, to, record);
   if (!source) return none(record, record.detail ?? "no guard of this node reaches back to its position");
   return { kind: "materialise", record, from: source.name, to, dropFirst, outcome: "materialised" };
 }
 
-/** I4: for a slot that was ready the rows are there, whatever the guard itself may lack. */
-function serves({ start, wal, rows }: Proof, rowsHeld: boolean): boolean {
-  return start && wal && (rows || rowsHeld);
-}
-
-/** Our guard or hold that lies at or behind the position (G2), the nearest of them, or null. */
+/** Our guard or hold that lies at or behind the position (G2) with the rows for it (I4), the nearest of them, or null. */
 function sourceFor(
-  { journal, slots }: FinishInput,
-  databaseOid: number,
+  { journal, slots, serverVersionNum }: FinishInput,
   to: Lsn,
-  rowsHeld = false,
+  { databaseOid, rows }: Pick<SlotRecord, "databaseOid" | "rows">,
 ): { name: string; restart: Lsn } | null {
   const guards = [journal.guards[databaseOid], journal.lowGuards[databaseOid]];
   let nearest: { name: string; restart: Lsn; at: Lsn } | null = null;
@@ -288,7 +287,7 @@ function sourceFor(
     const { name, confirmedFlushLsn, restartLsn } = slot;
     const guard = guards.find((each) => each?.name === name);
     const ours = guard
-      ? serves(provisionOf(guard, slot).proof, rowsHeld)
+      ? isProven(provisionOf(guard, slot).proof) && holdsRows(rows, slot.catalogXmin, serverVersionNum)
       : name === holdName(journal.instanceId, databaseOid);
     if (!ours || slot.databaseOid !== databaseOid || slot.invalidation !== null) continue;
     if (confirmedFlushLsn === null || restartLsn === null || confirmedFlushLsn > to) continue;

@@ -19,7 +19,7 @@ import type { PrimaryView, StandbyView } from "./observation.ts";
 import { isBornAs, isOurs, isServed } from "./ownership.ts";
 import type { Plan } from "./plan.ts";
 import { attemptIn } from "./plan-stage.ts";
-import { feedbackNow, type Original, proofNow, provisionOf } from "./proof.ts";
+import { feedbackNow, proofNow, provisionOf, rowsHeldNow } from "./proof.ts";
 import { isFailoverReady } from "./protection.ts";
 import { type PrimarySlot, type SlotIdentity, type StandbySlot, slotNamed } from "./slot.ts";
 import { withStanding } from "./standing.ts";
@@ -52,7 +52,7 @@ export function noteObservation(journal: JournalState, seen: Observed): JournalS
     slots.set(slot.name, noteSlot(journal.slots.get(slot.name), slot, seen, journal));
   for (const record of [...journal.slots.values()]) {
     if (slots.has(record.name)) continue;
-    const kept = noteAbsent(record, seen, journal);
+    const kept = noteAbsent(record, seen);
     if (kept) slots.set(record.name, kept);
   }
   const next: JournalState = {
@@ -64,13 +64,12 @@ export function noteObservation(journal: JournalState, seen: Observed): JournalS
     observedAt: now,
     standbyFlushedLsn: standby.flushedLsn,
     feedbackSince: feedback?.since ?? null,
-    feedbackXid: feedback?.xid ?? null,
     feedbackSession: feedback?.session ?? null,
     feedbackWalsender: feedback?.walsender ?? null,
     quietUntil: now,
     primaryLostAt: null,
-    guards: settleGuards(journal.guards, seen, journal),
-    lowGuards: settleGuards(journal.lowGuards, seen, journal),
+    guards: settleGuards(journal.guards, seen),
+    lowGuards: settleGuards(journal.lowGuards, seen),
     slots,
     leftovers: noteLeftovers(journal.leftovers, idleSlotsOf(primary, standby, journal), now),
     problems: [...seen.problems],
@@ -94,10 +93,11 @@ function noteSlot(
     chosenBy: slot.chosenBy ?? [],
     failover: slot.failover,
     twoPhaseXid: slot.twoPhase ? twoPhaseSince(known, seen.primary) : null,
-    ...settle(slot.name, known, slot.invalidation === null ? slot : null, seen, journal),
+    ...settle(slot.name, known, seen),
     primaryConfirmedFlushLsn: slot.confirmedFlushLsn,
     ...sightingOf(known, seen.primary.timeline, slot.confirmedFlushLsn, replayedThere(seen, journal)),
     primaryRestartLsn: slot.restartLsn,
+    rows: rowsHeldNow(slot, { ...seen, journal }),
     primaryInvalidation: slot.invalidation,
     seenAt: seen.now,
     absentSince: null,
@@ -127,13 +127,7 @@ const STATEMENTS_END_WITHIN_MS = 600_000;
  * What is ours, after this look. A slot that is missing is given up only when nothing of ours is at work in its database, and a copy
  * that is on its way not before its time is up: a killed sidecar's statement may end after its successor has looked.
  */
-function settle(
-  name: string,
-  known: SlotRecord | undefined,
-  original: Original | null,
-  seen: Observed,
-  journal: JournalState,
-): Ownership {
+function settle(name: string, known: SlotRecord | undefined, seen: Observed): Ownership {
   const local = slotNamed(seen.standby.slots, name);
   if (local && isServed(local)) return servedNow(local, known?.births ?? []);
   // the server's own has gone: whatever is here now is not that
@@ -155,7 +149,7 @@ function settle(
       births,
       maxTarget: furthest(stays ? maxTarget : null, confirmedFlushLsn),
       dropping: stays && dropping,
-      ...provisionNow(known, local, stays, original, seen, journal),
+      ...provisionNow(known, local, stays),
     };
   }
   const atWork = state === "owned" && ours !== null && seen.busy.has(ours.databaseOid);
@@ -189,17 +183,10 @@ function servedNow(local: StandbySlot, births: readonly Birth[]): Ownership {
   };
 }
 
-function provisionNow(
-  known: SlotRecord,
-  local: StandbySlot,
-  stays: boolean,
-  original: Original | null,
-  seen: Observed,
-  journal: JournalState,
-): Provision {
+function provisionNow(known: SlotRecord, local: StandbySlot, stays: boolean): Provision {
   const provision = provisionOf(stays ? known : { ...known, state: "creating" }, local);
   const { origin } = provision;
-  return { staged: [], origin, proof: proofNow(provision, local, original, { ...seen, journal }) };
+  return { staged: [], origin, proof: proofNow(provision, local) };
 }
 
 /** What was staged and may still be loaded: what its folder holds, or all of it when nobody could look. */
@@ -215,16 +202,17 @@ function stillStaged(
   return attempt ? [attempt] : staged;
 }
 
-function noteAbsent(record: SlotRecord, seen: Observed, journal: JournalState): SlotRecord | null {
+function noteAbsent(record: SlotRecord, seen: Observed): SlotRecord | null {
   const spared = seen.plan.spared.has(record.name);
-  const ownership = settle(record.name, record, null, seen, journal);
+  const ownership = settle(record.name, record, seen);
   const local = slotNamed(seen.standby.slots, record.name);
   const foreign = local !== undefined && !isOurs(local, record);
   const nothingLeft =
     ownership.births.length === 0 && ownership.staged.length === 0 && (ownership.ours === null || foreign);
   if (!spared && nothingLeft) return null;
   const absentSince = record.absentSince ?? seen.now;
-  return withVerdict({ ...record, ...ownership, absentSince, obsolete: !spared }, record, seen);
+  // nothing on this primary promises that its rows are there
+  return withVerdict({ ...record, ...ownership, rows: null, absentSince, obsolete: !spared }, record, seen);
 }
 
 function withVerdict(record: SlotRecord, known: SlotRecord | undefined, { plan, now }: Observed): SlotRecord {
@@ -236,11 +224,7 @@ function withVerdict(record: SlotRecord, known: SlotRecord | undefined, { plan, 
   return { ...record, ...verdict, failure, since: same ? known.since : now };
 }
 
-function settleGuards(
-  known: Record<number, GuardRecord>,
-  seen: Observed,
-  journal: JournalState,
-): Record<number, GuardRecord> {
+function settleGuards(known: Record<number, GuardRecord>, seen: Observed): Record<number, GuardRecord> {
   const guards: Record<number, GuardRecord> = {};
   for (const guard of Object.values(known)) {
     const local = slotNamed(seen.standby.slots, guard.name);
@@ -254,7 +238,7 @@ function settleGuards(
       state: "owned",
       staged: [],
       origin: provision.origin,
-      proof: proofNow(provision, local, null, { ...seen, journal }),
+      proof: proofNow(provision, local),
     };
   }
   return guards;
@@ -359,11 +343,11 @@ export function noteStaged(journal: JournalState, name: string, staged: Staged):
 export function noteAdopted(
   journal: JournalState,
   action: Extract<Action, { kind: "adopt" }>,
-  { start, wal }: Pick<Proof, "start" | "wal">,
+  { start, wal }: Proof,
   now: number,
 ): JournalState {
   const next = draftOf(journal);
-  const { databaseOid, plugin, twoPhase, at, restart, commonUntil } = action;
+  const { databaseOid, plugin, twoPhase, at, restart } = action;
   const ours = { databaseOid, plugin, twoPhase };
   update(next, action.slot, () => ({
     state: "owned",
@@ -379,9 +363,8 @@ export function noteAdopted(
       snapshot: start ? "absent" : "unusable",
       pin: null,
       at: now,
-      commonUntil,
     },
-    proof: { start: start && wal, wal, rows: false },
+    proof: { start: start && wal, wal },
   }));
   return next;
 }
@@ -581,7 +564,6 @@ export function startOver(journal: JournalState): JournalState {
     observedAt: 0,
     standbyFlushedLsn: null,
     feedbackSince: null,
-    feedbackXid: null,
     feedbackSession: null,
     feedbackWalsender: null,
     restart: null,

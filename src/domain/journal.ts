@@ -20,23 +20,25 @@ export interface Staged extends SlotIdentity {
   pin: string | null;
   /** When it was staged, ms since the epoch. */
   at: number;
-  /**
-   * For a slot of this node's own past that was adopted: up to here the primary's history is this node's. A slot there that begins
-   * before it was there at the fork (I4). Null for what came by its file.
-   */
-  commonUntil: Lsn | null;
 }
 
-/** What is known of a slot of ours on the standby: it starts consistently (I2), its WAL is here (I3), its catalog rows are (I4). */
+/** What is known of a slot of ours on the standby: it starts consistently (I2), its WAL is here (I3). Of its catalog rows, see `RowsHeld`. */
 export interface Proof {
   start: boolean;
   wal: boolean;
-  rows: boolean;
 }
 
 /** Made by SQL on this standby: the server itself has seen to all of it. */
-export const PROVEN: Proof = { start: true, wal: true, rows: true };
-const UNPROVEN: Proof = { start: false, wal: false, rows: false };
+export const PROVEN: Proof = { start: true, wal: true };
+const UNPROVEN: Proof = { start: false, wal: false };
+
+/** Which catalog rows were held when a failover slot was last seen (I4): see `holdsRows`, which alone judges it. */
+export interface RowsHeld {
+  /** The `catalog_xmin` of the standby's physical slot on the primary, … */
+  physical: Xid;
+  /** … and of the primary's slot itself. */
+  original: Xid;
+}
 
 /** How a slot of ours came to the standby, and how safe it is. */
 export interface Provision {
@@ -104,6 +106,8 @@ export interface SlotRecord extends SlotIdentity, Provision, Sighting {
   /** The position the subscriber had confirmed when the primary was last seen (I1, the gap report); null while it is being made. */
   primaryConfirmedFlushLsn: Lsn | null;
   primaryRestartLsn: Lsn | null;
+  /** Below 16: the rows held then for whatever is brought to that position; null where the standby's feedback does not hold any. */
+  rows: RowsHeld | null;
   /** Why the primary had given the slot up, or null. */
   primaryInvalidation: string | null;
   /** When that was, ms since the epoch. */
@@ -136,10 +140,11 @@ export interface JournalState {
   observedAt: number;
   /** The end of WAL on this standby at that time. */
   standbyFlushedLsn: Lsn | null;
-  /** The primary's WAL position since which the standby's feedback has been seen to hold catalog rows there, or null (I4). */
+  /**
+   * The primary's WAL position since which the standby's feedback has been seen to hold catalog rows there, or null where the last look saw
+   * none of it (I4).
+   */
   feedbackSince: Lsn | null;
-  /** What had been removed there by then was deleted by older transactions: a slot that needs rows from this one on lacks none (I4). */
-  feedbackXid: Xid | null;
   /** The standby's `feedbackSession` since then. */
   feedbackSession: string | null;
   /** The process on the primary that has served that session, or null while none is known for certain. */
@@ -187,7 +192,6 @@ export function emptyJournal(instanceId: string): JournalState {
     observedAt: 0,
     standbyFlushedLsn: null,
     feedbackSince: null,
-    feedbackXid: null,
     feedbackSession: null,
     feedbackWalsender: null,
     quietUntil: 0,

@@ -8,6 +8,7 @@ import type { StandbyView } from "./observation.ts";
 import type { Backoff, Memory, PlanInput } from "./plan.ts";
 import { isProven, proofNow, provisionOf } from "./proof.ts";
 import { type StandbySlot, slotNamed } from "./slot.ts";
+import { xidPrecedesOrEquals } from "./xid.ts";
 
 /** One of our own slots, usable: valid and with a position. */
 export type Source = StandbySlot & { confirmedFlushLsn: Lsn; restartLsn: Lsn };
@@ -137,9 +138,14 @@ const SPREAD_BYTES = 64 * 1024 * 1024;
  */
 export function planLoadedGuards(state: DatabaseState, relied: readonly Lsn[], input: PlanInput): Action[] {
   const { guard, hold, provision, holdProvision } = state;
+  // I4: what the feedback does not hold for it, it can serve for nobody
+  const held = input.primary.physicalSlot?.catalogXmin ?? null;
   const isServed = (position: Lsn) =>
     hold !== null &&
-    isProven(proofNow(holdProvision, hold, null, input)) &&
+    isProven(proofNow(holdProvision, hold)) &&
+    held !== null &&
+    hold.catalogXmin !== null &&
+    xidPrecedesOrEquals(held, hold.catalogXmin) &&
     maxLsn(hold.confirmedFlushLsn, state.holdMaxTarget) <= position &&
     bytesBetween(position, input.primary.walLsn) > SPREAD_BYTES;
   // a position behind a guard is none that this one can serve: only the other may have to wait for it
@@ -163,7 +169,7 @@ function advanceLoaded(
   input: PlanInput,
 ): Action[] {
   const { memory } = input;
-  const proof = proofNow(provision, guard, null, input);
+  const proof = proofNow(provision, guard);
   const behind = bytesBetween(guard.confirmedFlushLsn, to);
   const since = memory.now - (memory.guardAdvancedAt.get(guard.name) ?? 0);
   if (!proof.wal || behind <= 0 || (since < GUARD_EVERY_MS && behind < GUARD_EVERY_BYTES)) return [];
@@ -241,7 +247,7 @@ const HOPELESS_AFTER = 3;
 export function whyHopeless(local: StandbySlot, provision: Provision, input: PlanInput): string | null {
   const failure = input.memory.backoff.get(completeBackoffKey(local.name));
   if (failure?.reason !== "wal_or_rows_removed" || failure.failures < HOPELESS_AFTER) return null;
-  return proofNow(provision, local, null, input).wal ? null : failure.detail;
+  return proofNow(provision, local).wal ? null : failure.detail;
 }
 
 /** Under which keys a slot's journalled failure rests: what was being done with it shows in how far it has come. */

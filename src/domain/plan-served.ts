@@ -85,7 +85,7 @@ function verdictOfServed(slot: PrimarySlot, local: StandbySlot, input: PlanInput
     // first of all: after a promotion the other doubts have passed, and this reason alone tells that the slot may not be kept (G5)
     preparedTooEarly(slot, input) ??
     notFlushed(confirmed, input) ??
-    doubtsOf(local, { ...UNPROVISIONED, proof: PROVEN }, slot, input) ??
+    doubtsOf(local, { ...UNPROVISIONED, proof: PROVEN }, null, input) ??
     pluginUnproven(local.plugin, input) ??
     SYNCED
   );

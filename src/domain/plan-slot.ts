@@ -4,7 +4,7 @@ import { decideConflict, isUnmoved } from "./adopt.ts";
 import { copiesSlots, createsOnStandby } from "./capability.ts";
 import { doubtsOf, isPluginProven, notFlushed, pluginUnproven } from "./doubts.ts";
 import { inGrace } from "./grace.ts";
-import type { Provision } from "./journal.ts";
+import type { Provision, RowsHeld } from "./journal.ts";
 import { formatLsn, isAhead, type Lsn, lastHad, maxLsn, minLsn } from "./lsn.ts";
 import { isValidSlotName } from "./names.ts";
 import { isOnlyAhead, isOurs, whyUnsafe } from "./ownership.ts";
@@ -19,8 +19,8 @@ import {
   whyHopeless,
 } from "./plan-guard.ts";
 import { comesByFile, folderConflict, untilRestart } from "./plan-stage.ts";
-import { feedbackNow, isProven, proofNow, provisionOf } from "./proof.ts";
-import { blocked, GUARDED, isFailoverReady, SYNCED, type Verdict, waiting } from "./protection.ts";
+import { holdsRows, isProven, proofNow, provisionOf, rowsOf } from "./proof.ts";
+import { blocked, GUARDED, SYNCED, type Verdict, waiting } from "./protection.ts";
 import { type PrimarySlot, type StandbySlot, slotNamed } from "./slot.ts";
 
 export interface SlotDecision {
@@ -198,12 +198,14 @@ function decideExisting(
     };
   // NULL only for one that lost its WAL, which is unsafe
   const restart = local.restartLsn ?? local.confirmedFlushLsn;
-  const proof = proofNow(provision, local, slot, input);
-  const verdict = verdictOfSynced(confirmed, local, local.confirmedFlushLsn, provision, slot, input);
+  const proof = proofNow(provision, local);
+  const rows = rowsOf(slot.name, slot, input);
+  const verdict = verdictOfSynced(confirmed, local, local.confirmedFlushLsn, provision, rows, input);
+  const whole = isProven(proof) && holdsRows(rows, local.catalogXmin, input.standby.serverVersionNum);
   return {
     slot,
     verdict,
-    ...(isProven(proof) ? {} : guardedMeanwhile(slot, confirmed, database, input, headroom)),
+    ...(whole ? {} : guardedMeanwhile(slot, confirmed, database, input, headroom)),
     ...(proof.wal ? advanceOf(confirmed, local, local.confirmedFlushLsn, restart, !proof.start, input) : {}),
     ...probeOf(slot, database, input),
   };
@@ -236,7 +238,6 @@ function decideForeign(
               twoPhase: identity.twoPhase,
               at: position,
               restart,
-              commonUntil: decision.commonUntil,
               unmoved: isUnmoved(local, input),
             },
           }
@@ -310,7 +311,7 @@ function verdictOfSynced(
   local: StandbySlot,
   position: Lsn,
   provision: Provision,
-  original: PrimarySlot,
+  rows: RowsHeld | null,
   input: PlanInput,
 ): Verdict {
   // a slot that cannot be moved may not be readable either; one that has arrived needs no moving
@@ -318,7 +319,7 @@ function verdictOfSynced(
   if (failure) return waiting(failure.reason, failure.detail);
   return (
     notFlushed(confirmed, input) ??
-    doubtsOf(local, provision, original, input) ??
+    doubtsOf(local, provision, rows, input) ??
     pluginUnproven(local.plugin, input) ??
     SYNCED
   );
@@ -433,21 +434,12 @@ export function guardedBy(
   position: Lsn,
   input: PlanInput,
 ): Verdict {
-  const held = isHeldFor(slot, input);
-  const rows = { ...provision, proof: { ...provision.proof, rows: provision.proof.rows || held } };
-  return notFlushed(position, input) ?? doubtsOf(guard, rows, null, input) ?? GUARDED;
-}
-
-/**
- * I4 for a slot that is copied out of a guard at its very position: it needs no older rows than the primary's slot does, which has kept
- * them until this look, and none older than the guard holds, which from now on the physical slot keeps (see `doubtsOf`). Whatever the
- * guard itself may have lacked before is decoded by nobody.
- */
-function isHeldFor(slot: PrimarySlot, input: PlanInput): boolean {
-  const { primary, journal } = input;
-  if (primary.remembered) return isFailoverReady(journal.slots.get(slot.name)?.protection ?? "waiting");
-  // one whole cycle must have seen it hold: what it has only just begun to hold may have been removed in between
-  return feedbackNow(input)?.kept === true && slot.catalogXmin !== null;
+  return (
+    notFlushed(position, input) ??
+    // I4: copied at the slot's very position it needs no older rows than that; what the guard itself may lack is decoded by nobody
+    doubtsOf(guard, provision, rowsOf(slot.name, slot, input), input) ??
+    GUARDED
+  );
 }
 
 /** Sees whether the plugin loads, unless that is known. */

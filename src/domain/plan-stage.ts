@@ -324,7 +324,7 @@ function planCompletions(input: PlanInput): Action[] {
     if (!record || (slot === record && !isOurs(local, slot))) continue;
     const provision = provisionOf(record, local);
     const { origin } = provision;
-    if (origin === null || proofNow(provision, local, null, input).wal) continue;
+    if (origin === null || proofNow(provision, local).wal) continue;
     if (!mayTry(completeBackoffKey(local.name), input.memory)) continue;
     // I2 (e): with no snapshot anywhere, decoding is consistent once it has been through the slot's own beginning
     if (standby.replayLsn < origin.confirmedFlushLsn) continue;

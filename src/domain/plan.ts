@@ -27,7 +27,7 @@ import {
 import { decideFailoverSlot, planServerSync, type ServerSyncMemory } from "./plan-served.ts";
 import type { SlotDecision } from "./plan-slot.ts";
 import { comesByFile, planFiles, stagedNames, untilRestart } from "./plan-stage.ts";
-import { isProven, provisionOf } from "./proof.ts";
+import { holdsRows, isProven, provisionOf } from "./proof.ts";
 import type { Reason, Verdict } from "./protection.ts";
 import { type PrimarySlot, slotNamed } from "./slot.ts";
 
@@ -165,7 +165,10 @@ function workCopies({ chosen, standby, journal }: PlanInput): number {
   const toMake = chosen.filter(({ name }) => {
     const local = slotNamed(standby.slots, name);
     const record = journal.slots.get(name);
-    return !local || (record && !isProven(provisionOf(record, local).proof));
+    if (!local) return true;
+    if (!record) return false;
+    const rowsHere = holdsRows(record.rows, local.catalogXmin, standby.serverVersionNum);
+    return !rowsHere || !isProven(provisionOf(record, local).proof);
   });
   return Math.max(1, new Set(toMake.map((slot) => slot.databaseOid)).size);
 }

@@ -8,6 +8,7 @@ import {
   PROVEN,
   type Proof,
   type Provision,
+  type RowsHeld,
   type Staged,
   UNPROVISIONED,
 } from "./journal.ts";
@@ -26,35 +27,66 @@ interface Seen {
 export interface Feedback {
   /** The primary's WAL position then. */
   since: Lsn;
-  /** What was removed before had been deleted by older transactions. */
-  xid: Xid;
   session: string;
   /** The process that serves it on the primary, once that is certain. */
   walsender: number | null;
-  /** False when it begins with this look: proofs of before do not count any more. */
-  kept: boolean;
 }
 
-/** The feedback as it stands now, or null while it does not hold. Any sign that it may have been interrupted makes it begin anew. */
+/**
+ * The feedback as it stands now, or null while it does not hold. Any sign that it may have been interrupted makes it begin anew: from 16 on
+ * WAL of before that may say that rows are gone, and has to be replayed first.
+ */
 export function feedbackNow({ primary, standby, journal }: Seen): Feedback | null {
-  if (!standby.hotStandbyFeedback || (primary.physicalSlot?.catalogXmin ?? null) === null) return null;
-  const { feedbackSince: since, feedbackXid: xid, feedbackSession: session, feedbackWalsender } = journal;
+  if (physicalXmin({ primary, standby }) === null) return null;
+  const { feedbackSince: since, feedbackSession: session, feedbackWalsender } = journal;
   const walsender = primary.physicalSlot?.walsender ?? null;
   // The primary was asked first. A walreceiver that has ended since, as it does when the primary dies, has held all the rows until
   // then if its walsender was still there; without that, others may have come and gone unseen, and the physical slot with them.
   const goesOn = standby.streaming
     ? session === standby.feedbackSession
     : walsender !== null && walsender === feedbackWalsender;
-  if (since !== null && xid !== null && session !== null && goesOn)
-    return { since, xid, session, walsender, kept: true };
+  if (since !== null && session !== null && goesOn) return { since, session, walsender };
   // the walsender may be that of the session before
-  return {
-    since: primary.walLsn,
-    xid: primary.oldestXid,
-    session: standby.feedbackSession,
-    walsender: null,
-    kept: false,
-  };
+  return { since: primary.walLsn, session: standby.feedbackSession, walsender: null };
+}
+
+/** From which transaction on the standby's feedback holds catalog rows on the primary; null while it holds none. */
+function physicalXmin({ primary, standby }: Pick<Seen, "primary" | "standby">): Xid | null {
+  return standby.hotStandbyFeedback ? (primary.physicalSlot?.catalogXmin ?? null) : null;
+}
+
+/** The primary's slot of the same name. */
+export type Original = Pick<PrimarySlot, "catalogXmin" | "invalidation">;
+
+/**
+ * I4, where no server tells of rows that are gone (11 to 15). A valid logical slot is the primary's own promise that it can be read from
+ * its confirmed position with the rows that there are now: whatever was removed before this look, it does not need. From here on it holds
+ * them itself as long as it stands there, and the standby's physical slot when it moves on. The two are not read at one instant: the
+ * physical slot must have been seen to hold rows in the look before as well, on this very primary.
+ */
+export function rowsHeldNow(original: Original | null, { primary, standby, journal }: Seen): RowsHeld | null {
+  const physical = physicalXmin({ primary, standby });
+  const before = journal.feedbackSince !== null && journal.primaryTimeline === primary.timeline;
+  if (physical === null || !before || original === null || original.invalidation !== null) return null;
+  if (original.catalogXmin === null) return null;
+  return { physical, original: original.catalogXmin };
+}
+
+/** The same as the journal has it while the primary does not answer: then nothing new is proven, and nothing forgotten. */
+export function rowsOf(name: string, original: Original | null, seen: Seen): RowsHeld | null {
+  return seen.primary.remembered ? (seen.journal.slots.get(name)?.rows ?? null) : rowsHeldNow(original, seen);
+}
+
+/**
+ * True when all catalog rows are here that are needed to read our slot from exactly the position at which the primary's was seen. It may be
+ * the loaded one, or a guard that is copied for it: `catalogXmin` is what that shows. However far back its decoding begins, what is sent
+ * needs no rows but those that the primary's slot needs: transactions that commit later have all their changes after its `restart_lsn`,
+ * and to move a slot reads no catalogs. So it is enough that the feedback holds those, or what our slot needs if that is less.
+ */
+export function holdsRows(rows: RowsHeld | null, catalogXmin: Xid | null, serverVersionNum: number): boolean {
+  if (tellsRowsRemoved(serverVersionNum)) return true;
+  if (rows === null || catalogXmin === null) return false;
+  return xidPrecedesOrEquals(rows.physical, rows.original) || xidPrecedesOrEquals(rows.physical, catalogXmin);
 }
 
 /** True when the slot is the one that was staged so. */
@@ -78,68 +110,15 @@ export function provisionOf(record: Provision & { state: string }, local: Standb
   return { staged: [], origin: null, proof: PROVEN };
 }
 
-/** The primary's slot of the same name, when it is valid. */
-export type Original = Pick<PrimarySlot, "restartLsn" | "catalogXmin">;
-
-/**
- * What is proven of our slot now. `original` is the primary's slot whose file it came from, when it is still there and valid: while
- * that one needs rows as old as ours does, the primary has kept them.
- */
-export function proofNow(
-  provision: Provision,
-  local: StandbySlot,
-  original: Original | null,
-  seen: Seen,
-): Proof {
-  const { origin, proof } = provision;
+/** What is proven of our slot now, its catalog rows left out. */
+export function proofNow({ origin, proof }: Provision, local: StandbySlot): Proof {
   if (origin === null) return proof;
   // I2 (d): the server moves restart_lsn only to a point for which it has just written a snapshot, having read all WAL before it
   const moved = local.restartLsn !== null && local.restartLsn > origin.restartLsn;
-  return {
-    start: proof.start || moved,
-    wal: proof.wal || moved,
-    rows: rowsNow(provision, local, original, seen),
-  };
+  return { start: proof.start || moved, wal: proof.wal || moved };
 }
 
-/**
- * I4, in one read of the primary: rows that our slot needs were kept until now, and from now on the physical slot keeps them. Until
- * now: by the original or the pin, which need rows at least as old; or by the physical slot itself since our slot needs no row that
- * had died when that began.
- */
-function rowsNow(
-  { origin, proof }: Provision,
-  local: StandbySlot,
-  original: Original | null,
-  seen: Seen,
-): boolean {
-  const { primary, standby } = seen;
-  if (tellsRowsRemoved(standby.serverVersionNum)) return true;
-  if (primary.remembered) return proof.rows;
-  const feedback = feedbackNow(seen);
-  const catalogXmin = primary.physicalSlot?.catalogXmin ?? null;
-  const needs = local.catalogXmin;
-  if (feedback === null || catalogXmin === null || needs === null) return false;
-  if (!xidPrecedesOrEquals(catalogXmin, needs)) return false;
-  if (proof.rows && feedback.kept) return true;
-  const pin = primary.pins.find(({ name }) => name === origin?.pin)?.catalogXmin ?? null;
-  return [feedback.xid, keptBy(original, origin), pin].some(
-    (xid) => xid !== null && xidPrecedesOrEquals(xid, needs),
-  );
-}
-
-/**
- * Only the very slot that the file was read from has kept rows all the time, and only one that has not moved is that for certain: one
- * made anew under its name starts further on, yet may bear as old a catalog_xmin, which it takes from other slots and holds from then on.
- */
-function keptBy(original: Original | null, origin: Staged | null): Xid | null {
-  if (original === null || original.restartLsn === null || origin === null) return null;
-  // one that was made anew starts past the fork: this one has kept rows on the new primary from its first moment on
-  const sinceTheFork = origin.commonUntil !== null && original.restartLsn <= origin.commonUntil;
-  return sinceTheFork || original.restartLsn === origin.restartLsn ? original.catalogXmin : null;
-}
-
-/** True when nothing is left to prove. */
-export function isProven({ start, wal, rows }: Proof): boolean {
-  return start && wal && rows;
+/** True when nothing is left to prove but its catalog rows (`holdsRows`). */
+export function isProven({ start, wal }: Proof): boolean {
+  return start && wal;
 }

@@ -19,7 +19,8 @@ export type Shown = SlotIdentity & { confirmedFlushLsn: Lsn | null };
  */
 export function asPromoted(journal: JournalState, standby: StandbyView): FinishInput {
   const slots = standby.slots.filter(({ temporary }) => !temporary);
-  return { journal, slots, own: historyIfPromoted(standby, journal) };
+  const { serverVersionNum } = standby;
+  return { journal, slots, own: historyIfPromoted(standby, journal), serverVersionNum };
 }
 
 /** Where the slot would stand after the step, or null when the step does not keep it. */

@@ -52,19 +52,35 @@ export function decodeJournal(text: string, path: string): JournalState {
 }
 
 /** Fields that version 1 had and nothing reads any more, by where they stood. A field that is new since has its default in the schema. */
-const GONE_SINCE_1: { body: readonly string[]; slot: readonly string[] } = { body: [], slot: [] };
+const GONE_SINCE_1: Record<"body" | "slot" | "staged" | "proof", readonly string[]> = {
+  body: ["feedbackXid"],
+  slot: [],
+  staged: ["commonUntil"],
+  proof: ["rows"],
+};
 
 function fromVersion1(body: unknown): unknown {
-  if (typeof body !== "object" || body === null) return body;
-  const without = (object: object, gone: readonly string[]) =>
-    Object.fromEntries(Object.entries(object).filter(([key]) => !gone.includes(key)));
-  const { slots, ...rest } = body as { slots?: unknown };
-  const left = without(rest, GONE_SINCE_1.body);
-  if (!Array.isArray(slots)) return body;
-  return {
-    ...left,
-    slots: slots.map((slot) => (Object(slot) === slot ? without(slot, GONE_SINCE_1.slot) : slot)),
+  const provision = {
+    staged: listOf((staged) => without(staged, GONE_SINCE_1.staged)),
+    origin: (origin: unknown) => without(origin, GONE_SINCE_1.staged),
+    proof: (proof: unknown) => without(proof, GONE_SINCE_1.proof),
   };
+  const guards = listOf((guard) => without(guard, [], provision));
+  const slots = listOf((slot) => without(slot, GONE_SINCE_1.slot, provision));
+  return without(body, GONE_SINCE_1.body, { guards, lowGuards: guards, slots });
+}
+
+type Change = (value: unknown) => unknown;
+
+/** The object without the fields that are gone, some others changed. What is no object is left for the schema to refuse. */
+function without(value: unknown, gone: readonly string[], changes: Record<string, Change> = {}): unknown {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+  const left = Object.entries(value).filter(([key]) => !gone.includes(key));
+  return Object.fromEntries(left.map(([key, each]) => [key, changes[key]?.(each) ?? each]));
+}
+
+function listOf(change: Change): Change {
+  return (value) => (Array.isArray(value) ? value.map(change) : value);
 }
 
 function head(version: number, sha256: string): string {
@@ -118,7 +134,6 @@ function encodeBody(state: JournalState): EncodedBody {
     observedAt: finite(state.observedAt),
     standbyFlushedLsn: lsnText(state.standbyFlushedLsn),
     feedbackSince: lsnText(state.feedbackSince),
-    feedbackXid: state.feedbackXid,
     feedbackSession: state.feedbackSession,
     feedbackWalsender: state.feedbackWalsender,
     quietUntil: finite(state.quietUntil),
@@ -178,7 +193,6 @@ function encodeStaged({
   snapshot,
   pin,
   at,
-  commonUntil,
 }: Staged) {
   return {
     databaseOid: finite(databaseOid),
@@ -189,7 +203,6 @@ function encodeStaged({
     snapshot,
     pin,
     at: finite(at),
-    commonUntil: lsnText(commonUntil),
   };
 }
 
@@ -222,6 +235,7 @@ function encodeSlot(record: SlotRecord): EncodedBody["slots"][number] {
       lsn: formatLsn(lsn),
     })),
     primaryRestartLsn: lsnText(record.primaryRestartLsn),
+    rows: record.rows,
     primaryInvalidation: record.primaryInvalidation,
     chosenBy: [...record.chosenBy],
     seenAt: finite(record.seenAt),

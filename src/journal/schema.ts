@@ -86,14 +86,13 @@ const staged = z.strictObject({
   snapshot: z.enum(["kept", "absent", "unusable"]),
   pin: z.string().nullable(),
   at: time,
-  commonUntil: lsn.nullable().default(null),
 });
 
 // journals of before there were files to stage have none of it: what they hold was made by SQL
 const provision = {
   staged: z.array(staged).default([]),
   origin: staged.nullable().default(null),
-  proof: z.strictObject({ start: z.boolean(), wal: z.boolean(), rows: z.boolean() }).default(PROVEN),
+  proof: z.strictObject({ start: z.boolean(), wal: z.boolean() }).default(PROVEN),
 };
 
 const guard = z.strictObject({
@@ -129,6 +128,7 @@ const slotFields = z.strictObject({
   commonLsn: lsn.nullable().default(null),
   formerly: z.array(z.strictObject({ timeline: count, lsn })).default([]),
   primaryRestartLsn: lsn.nullable(),
+  rows: z.strictObject({ physical: xid, original: xid }).nullable().default(null),
   primaryInvalidation: z.string().nullable(),
   seenAt: time,
   absentSince: time.nullable(),
@@ -202,7 +202,6 @@ export const bodySchema = z.strictObject({
   observedAt: time,
   standbyFlushedLsn: lsn.nullable(),
   feedbackSince: lsn.nullable(),
-  feedbackXid: xid.nullable().default(null),
   feedbackSession: z.string().nullable().default(null),
   feedbackWalsender: count.nullable().default(null),
   quietUntil: time,

@@ -72,7 +72,9 @@ async function finishPromotion(context: FinishContext, tookBack: boolean): Promi
   const { own, historyError } = await ownHistory(look.timeline, context);
   const promoted: Promoted = { journal, own };
   const { stalledStandbySlots, slots: here } = look;
-  const { steps, errors } = await runPlan({ ...promoted, slots: here, stalledStandbySlots }, context);
+  const { serverVersionNum } = context.control;
+  const input = { ...promoted, slots: here, stalledStandbySlots, serverVersionNum };
+  const { steps, errors } = await runPlan(input, context);
   const unflagged = await flagAgain(steps, errors, look.slots, context);
   const failedDatabases = new Set(
     steps.filter((step) => errors.get(step)).map((step) => step.record.databaseOid),

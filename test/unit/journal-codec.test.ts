@@ -43,6 +43,7 @@ const identity = fc.record(
   { databaseOid: oid, plugin: text, twoPhase: fc.boolean() },
   { noNullPrototype: true },
 );
+const xid = fc.integer({ min: 0, max: 0xffff_ffff }).map((value) => value as Xid);
 const staged = fc.record(
   {
     databaseOid: oid,
@@ -52,7 +53,6 @@ const staged = fc.record(
     confirmedFlushLsn: lsn,
     snapshot: fc.constantFrom("kept", "absent", "unusable"),
     pin: orNull(text),
-    commonUntil: orNull(lsn),
     at: time,
   },
   { noNullPrototype: true },
@@ -60,7 +60,7 @@ const staged = fc.record(
 const provision = {
   staged: fc.array(staged, { maxLength: 4 }),
   origin: orNull(staged),
-  proof: fc.record({ start: fc.boolean(), wal: fc.boolean(), rows: fc.boolean() }, { noNullPrototype: true }),
+  proof: fc.record({ start: fc.boolean(), wal: fc.boolean() }, { noNullPrototype: true }),
 };
 const slotRecord: fc.Arbitrary<SlotRecord> = fc.record(
   {
@@ -74,7 +74,7 @@ const slotRecord: fc.Arbitrary<SlotRecord> = fc.record(
     state: fc.constantFrom("seen", "creating", "owned"),
     failover: fc.boolean(),
     served: fc.boolean(),
-    twoPhaseXid: orNull(fc.integer({ min: 0, max: 0xffff_ffff }).map((value) => value as Xid)),
+    twoPhaseXid: orNull(xid),
     ours: orNull(identity),
     births: fc.array(
       fc.record({ databaseOid: oid, plugin: text, at: lsn, since: time }, { noNullPrototype: true }),
@@ -84,6 +84,7 @@ const slotRecord: fc.Arbitrary<SlotRecord> = fc.record(
     dropping: fc.boolean(),
     primaryConfirmedFlushLsn: orNull(lsn),
     primaryRestartLsn: orNull(lsn),
+    rows: orNull(fc.record({ physical: xid, original: xid }, { noNullPrototype: true })),
     primaryInvalidation: orNull(text),
     seenAt: time,
     absentSince: orNull(time),
@@ -172,7 +173,6 @@ const journal: fc.Arbitrary<JournalState> = fc.record(
     observedAt: time,
     standbyFlushedLsn: orNull(lsn),
     feedbackSince: orNull(lsn),
-    feedbackXid: orNull(oid),
     feedbackSession: orNull(text),
     feedbackWalsender: orNull(fc.nat()),
     quietUntil: time,
@@ -240,11 +240,12 @@ const someSlot: SlotRecord = {
   births: [],
   staged: [],
   origin: null,
-  proof: { start: true, wal: true, rows: true },
+  proof: { start: true, wal: true },
   maxTarget: 0x16_b374d848n as Lsn,
   dropping: false,
   primaryConfirmedFlushLsn: 0x16_b374d848n as Lsn,
   primaryRestartLsn: 0x16_b3700000n as Lsn,
+  rows: null,
   primaryInvalidation: null,
   seenAt: 1_790_000_000_000,
   absentSince: null,

@@ -225,7 +225,7 @@ test("while what was staged cannot be taken back, nothing is complete: it would 
       restartLsn: lsn(90),
       confirmedFlushLsn: lsn(100),
     },
-    ...{ snapshot: "kept" as const, pin: null, at: NOW, commonUntil: null },
+    ...{ snapshot: "kept" as const, pin: null, at: NOW },
   };
   const known = (more: Partial<SlotRecord>) =>
     journalOf([record("x", "seen", null, at(100, more))], { guards: {} });

@@ -6,10 +6,8 @@ import { noteAdopted } from "../../../src/domain/journal-update.ts";
 import type { PrimaryView } from "../../../src/domain/observation.ts";
 import { isOurs } from "../../../src/domain/ownership.ts";
 import { plan } from "../../../src/domain/plan.ts";
-import { proofNow } from "../../../src/domain/proof.ts";
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
 import { commonUntil, type PrimaryLife, type TimelineHistory } from "../../../src/domain/timeline.ts";
-import type { Xid } from "../../../src/domain/xid.ts";
 import { parseTimelineHistory } from "../../../src/pg/server-history.ts";
 import { guard, journalOf, lsn, memory, NOW, primaryView, record, slot, standbyView } from "./build.ts";
 
@@ -202,7 +200,6 @@ describe("a slot of the name that is not ours (I7)", () => {
     const decision = decideConflict(there(each.there), here(each.here), inputOf(each));
     expect(decision.kind).toBe(each.decision);
     if (each.says) expect(decision).toMatchObject({ why: expect.stringContaining(each.says) });
-    if (decision.kind === "adopt" && !each.journal?.life) expect(decision.commonUntil).toBe(lsn(500));
   });
 });
 
@@ -264,7 +261,6 @@ describe("once adopted", () => {
     twoPhase: false,
     at: lsn(500),
     restart: lsn(400),
-    commonUntil: lsn(500),
     unmoved: false,
   };
   const before = journalOf([record("x", "seen", null)], { primaryTimeline: 2 });
@@ -277,37 +273,12 @@ describe("once adopted", () => {
   });
 
   test("what was not found of it is not proven (I2, I3)", () => {
-    expect(adopted(true, true)?.proof).toEqual({ start: true, wal: true, rows: false });
-    expect(adopted(false, true)?.proof).toEqual({ start: false, wal: true, rows: false });
-    expect(adopted(true, false)?.proof).toEqual({ start: false, wal: false, rows: false });
+    expect(adopted(true, true)?.proof).toEqual({ start: true, wal: true });
+    expect(adopted(false, true)?.proof).toEqual({ start: false, wal: true });
+    expect(adopted(true, false)?.proof).toEqual({ start: false, wal: false });
     // with its WAL fetched, a start that was found counts, and one that was not does not
     expect(adopted(true, false)?.origin?.snapshot).toBe("absent");
     expect(adopted(false, false)?.origin?.snapshot).toBe("unusable");
-  });
-
-  const rows = (original: Partial<LogicalSlot>, physical = 700) => {
-    const provision = adopted(true, true);
-    if (!provision) throw new Error("it is not adopted");
-    const primary = primaryView([], {
-      timeline: 2,
-      serverVersionNum: 130_023,
-      physicalSlot: { name: "standby1", active: true, walsender: 4_711, catalogXmin: physical as Xid },
-    });
-    const seen = {
-      primary,
-      standby: standbyView([], { serverVersionNum: 130_023 }),
-      journal: journalOf([], { feedbackXid: 900 as Xid }),
-    };
-    return proofNow(provision, here({ catalogXmin: 700 as Xid }), there(original), seen).rows;
-  };
-
-  test("before 16, the primary's slot has kept its rows if that was there at the fork and needs rows as old (I4)", () => {
-    expect(rows({ restartLsn: lsn(450), catalogXmin: 690 as Xid })).toBe(true);
-    expect(rows({ restartLsn: lsn(450), catalogXmin: 701 as Xid })).toBe(false);
-    // made anew after the fork, it may have taken its catalog_xmin from any other slot
-    expect(rows({ restartLsn: lsn(501), catalogXmin: 690 as Xid })).toBe(false);
-    // and from now on the feedback has to
-    expect(rows({ restartLsn: lsn(450), catalogXmin: 690 as Xid }, 701)).toBe(false);
   });
 });
 

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { type AssessInput, answer, assessFromJournal, assessLive } from "../../../src/domain/assess.ts";
-import { emptyJournal, type JournalState, type SlotRecord } from "../../../src/domain/journal.ts";
+import { emptyJournal, type JournalState, PROVEN, type SlotRecord } from "../../../src/domain/journal.ts";
 import type { Lsn } from "../../../src/domain/lsn.ts";
 import { guardName } from "../../../src/domain/names.ts";
 import type { PrimaryView, StandbyView } from "../../../src/domain/observation.ts";
@@ -52,6 +52,7 @@ function record(name: string, confirmed: number, more: Partial<SlotRecord> = {})
     dropping: false,
     primaryConfirmedFlushLsn: lsn(confirmed),
     primaryRestartLsn: lsn(confirmed - 10),
+    rows: null,
     primaryInvalidation: null,
     seenAt: NOW - 1_000,
     absentSince: null,
@@ -77,7 +78,6 @@ function journal(records: SlotRecord[], more: Partial<JournalState> = {}): Journ
     observedAt: NOW - 1_000,
     quietUntil: more.observedAt ?? NOW - 1_000,
     feedbackSince: lsn(900),
-    feedbackXid: 600 as Xid,
     feedbackSession: "s",
     feedbackWalsender: 4_711,
     guards: {
@@ -225,7 +225,8 @@ describe("while both servers answer", () => {
 
   test("1f. a guard that this server has invalidated covers nothing, the low one neither (G2, I17)", () => {
     const low = guardName("0123abcd", 5, 2);
-    const given = journal([record("a", 200, { state: "seen", ours: null, protection: "guarded" })], {
+    const rows = { physical: 700 as Xid, original: 700 as Xid };
+    const given = journal([record("a", 200, { state: "seen", ours: null, protection: "guarded", rows })], {
       lowGuards: {
         5: { name: low, database: "app", databaseOid: 5, state: "owned", maxTarget: null, ...SQL_MADE },
       },
@@ -325,30 +326,33 @@ describe("while both servers answer", () => {
         restartLsn: lsn(690),
         confirmedFlushLsn: lsn(690),
       },
-      ...{ snapshot: "kept" as const, pin: null, at: NOW, commonUntil: null },
+      ...{ snapshot: "kept" as const, pin: null, at: NOW },
     };
-    const came = (rows: boolean) => ({ staged: [], origin, proof: { start: true, wal: true, rows } });
-    const guardAs = (rows: boolean) => ({
+    const came = { staged: [], origin, proof: PROVEN };
+    const seen = (rows: boolean) => ({
+      rows: rows ? { physical: 700 as Xid, original: 700 as Xid } : null,
+    });
+    const guards = {
       5: {
         name: GUARD,
         database: "app",
         databaseOid: 5,
         state: "owned",
         maxTarget: null,
-        ...came(rows),
+        ...came,
       } as const,
-    });
+    };
     const there = primary([slot("a", 700)], version);
     const own = (rows: boolean) =>
       input({
-        journal: journal([record("a", 700, came(rows))]),
+        journal: journal([record("a", 700, { ...came, ...seen(rows) })]),
         standby: standby([slot("a", 700)], version),
       });
     const covered = (rows: boolean) =>
       input({
         journal: journal(
-          [record("a", 700, { state: "seen", ours: null, protection: rows ? "guarded" : "waiting" })],
-          { guards: guardAs(rows) },
+          [record("a", 700, { state: "seen", ours: null, protection: "guarded", ...seen(rows) })],
+          { guards },
         ),
         standby: standby([slot(GUARD, 650)], version),
       });
@@ -359,6 +363,23 @@ describe("while both servers answer", () => {
       });
       expect(live(each(true), there)).toMatchObject({ code: 0 });
     }
+  });
+
+  test("12. below 16, what the subscriber has confirmed while no sidecar was running is not ready: nobody saw its catalog rows kept (I4, I15)", () => {
+    const rows = { physical: 700 as Xid, original: 700 as Xid };
+    const here = (serverVersionNum: number, sidecarRunning: boolean) => ({
+      journal: journal([record("a", 200, { rows })]),
+      standby: standby([slot(GUARD, 100), slot("a", 200)], { serverVersionNum }),
+      sidecarRunning,
+    });
+    const seen = (position: number) => primary([slot("a", position)]);
+    expect(live(here(150_018, false), seen(200))).toMatchObject({ code: 0 });
+    expect(live(here(150_018, false), seen(201))).toEqual({
+      code: 1,
+      line: expect.stringContaining("nobody has watched"),
+    });
+    expect(live(here(150_018, true), seen(201))).toMatchObject({ code: 0 });
+    expect(live(here(160_014, false), seen(201))).toMatchObject({ code: 0 });
   });
 
   test("8. --slot asks about one slot only", () => {

@@ -483,7 +483,6 @@ export class FileSidecar {
         snapshot,
         pin,
         at: this.now,
-        commonUntil: null,
       };
       this.#record(noteStaged(this.journal, action.slot, staged));
       if (fate === "half") throw new Refused("it failed before the folder was written");
@@ -637,7 +636,12 @@ export class FileSidecar {
     // the finishing step takes them back first of all; #checkPromotion holds that against whose they are
     for (const name of [...world.folders.keys()])
       if (isGuardOf(name, journal.instanceId) || journal.slots.has(name)) world.folders.delete(name);
-    const steps = planFinish({ journal, slots: world.seeSlots(), own: world.history() });
+    const steps = planFinish({
+      journal,
+      slots: world.seeSlots(),
+      own: world.history(),
+      serverVersionNum: world.version,
+    });
     for (const step of inOrder(steps)) attempt(() => finish(world, step));
     const now = primary.slots.filter(({ name }) => !isOwnSlotName(name) && !this.excluded.has(name));
     mustBeThere(
@@ -675,9 +679,13 @@ export class FileSidecar {
       if (ours) world.folders.delete(name);
       else must(foreign, "I6: nothing staged is left to be loaded by the new primary", detail(name));
     }
-    steps = planFinish({ journal, slots: world.seeSlots(), own: world.history() });
+    steps = planFinish({
+      journal,
+      slots: world.seeSlots(),
+      own: world.history(),
+      serverVersionNum: world.version,
+    });
     const sources = new Map<string, string | null>();
-    const copied = new Set<string>();
     for (const step of steps) {
       const local = world.standby.get(step.record.name);
       if (local && ["advance", "drop", "materialise"].includes(step.kind))
@@ -688,10 +696,8 @@ export class FileSidecar {
           : step.kind === "advance" || step.kind === "keep"
             ? local
             : undefined;
-      // rows of a guard that is copied are looked for by nobody before the copy has come to its position
-      const rows = rowsToo && step.kind !== "materialise" ? (source?.xmin ?? null) : null;
-      if (source) sources.set(step.record.name, world.whyUnsound(source, rows));
-      if (step.kind === "materialise") copied.add(step.record.name);
+      // its rows are looked for by nobody before it has come to its position
+      if (source) sources.set(step.record.name, world.whyUnsound(source, null));
     }
     for (const step of inOrder(steps)) {
       const error = attempt(() => finish(world, step));
@@ -713,8 +719,8 @@ export class FileSidecar {
       );
       must(seen.confirmed !== null && slot.confirmed <= seen.confirmed, "I1, I6: never ahead", detail(slot));
       must(slot.confirmed <= world.replay, "I1, I6: not past the end of WAL", detail(slot));
-      // at the very position of the primary's, it needs no older rows than that one
-      const exact = copied.has(slot.name) && slot.confirmed === seen.confirmed;
+      // at the very position of the primary's, it needs no older rows than that one, however it came there
+      const exact = slot.confirmed === minLsn(seen.confirmed as Lsn, world.replay as Lsn);
       const needs = exact ? Math.max(slot.xmin, seen.xmin ?? 0) : slot.xmin;
       // one made anew there may show an xmin that is older than its rows: it takes that of other slots
       const sends = exact && seen.restart > slot.restart ? seen.restart : slot.restart;

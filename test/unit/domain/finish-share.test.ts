@@ -16,7 +16,7 @@ function advance(name: string, restart: number, to: number, databaseOid = 1, two
 }
 
 /** A guard in each of databases 1 and 2, that decodes from 90 MB on. */
-const guarded = (databaseOid: number) =>
+const guarded = ({ databaseOid }: { databaseOid: number }) =>
   databaseOid > 2 ? null : { name: GUARD.replace("_1_", `_${databaseOid}_`), restart: lsn(90 * MB) };
 
 interface Case {
@@ -92,6 +92,12 @@ test.each(CASES)("$claim", ({ steps, done }) => {
         outcome: "advanced",
         dropFirst: expect.any(String),
       });
+});
+
+test("a guard that lacks the rows of one of them serves none of them (I4)", () => {
+  const steps = [advance("a", 100, 400), advance("b", 110, 400), advance("c", 100, 400)];
+  const source = (each: { name: string; databaseOid: number }) => (each.name === "b" ? null : guarded(each));
+  expect(shareDecodes(steps, source)).toEqual(steps);
 });
 
 test("what is no advance stays as it is", () => {

@@ -145,7 +145,7 @@ const CASES: Case[] = [
 
 test.each(CASES)("$claim", ({ record: entry, here, endOfWal, step }) => {
   const own = leftAt(endOfWal ?? 1_000);
-  const [planned] = planFinish({ journal: journalOf([entry]), slots: here, own });
+  const [planned] = planFinish({ journal: journalOf([entry]), slots: here, own, serverVersionNum: 160_014 });
   expect(planned && brief(planned)).toBe(step);
 });
 
@@ -173,13 +173,10 @@ test("a finishing step that was cut off after any of its steps comes to the same
   ]);
   const here = [guard(200), slot("kept", 400), slot("behind", 300), slot("ahead", 500)];
   const after = [guard(200), slot("kept", 400), slot("behind", 300)];
-  const again = planFinish({ journal, slots: after, own: leftAt(1_000) });
-  expect(planFinish({ journal, slots: here, own: leftAt(1_000) }).map(brief)).toEqual([
-    "keep@400",
-    "advance@450",
-    "materialise@450",
-    "materialise@450 after a drop",
-  ]);
+  const again = planFinish({ journal, slots: after, own: leftAt(1_000), serverVersionNum: 160_014 });
+  expect(
+    planFinish({ journal, slots: here, own: leftAt(1_000), serverVersionNum: 160_014 }).map(brief),
+  ).toEqual(["keep@400", "advance@450", "materialise@450", "materialise@450 after a drop"]);
   expect(again.map(brief)).toEqual(["keep@400", "advance@450", "materialise@450", "materialise@450"]);
 });
 
@@ -194,7 +191,7 @@ test("a finishing step that was cut off before it dropped a slot knows it as its
     slot(name, name === "ahead" ? 500 : name === "another" ? 400 : 300),
   );
   const own = leftAt(GB);
-  const steps = planFinish({ journal, slots: [guard(200), ...here], own });
+  const steps = planFinish({ journal, slots: [guard(200), ...here], own, serverVersionNum: 160_014 });
   expect(steps.map(brief)).toEqual([
     "materialise@450 after a drop",
     "materialise@450 after a drop",
@@ -202,9 +199,9 @@ test("a finishing step that was cut off before it dropped a slot knows it as its
     `materialise@${GB} after a drop`,
   ]);
   const again = noteFinishIntents(journal, steps);
-  expect(planFinish({ journal: again, slots: [guard(200), ...here], own }).map(brief)).toEqual(
-    steps.map(brief),
-  );
+  expect(
+    planFinish({ journal: again, slots: [guard(200), ...here], own, serverVersionNum: 160_014 }).map(brief),
+  ).toEqual(steps.map(brief));
   // and it knows what it has made
   const made = [
     slot("ahead", 450),
@@ -212,12 +209,9 @@ test("a finishing step that was cut off before it dropped a slot knows it as its
     slot("shared1", GB),
     slot("shared2", GB),
   ];
-  expect(planFinish({ journal: again, slots: [guard(200), ...made], own }).map(brief)).toEqual([
-    "keep@450",
-    "keep@450",
-    `keep@${GB}`,
-    `keep@${GB}`,
-  ]);
+  expect(
+    planFinish({ journal: again, slots: [guard(200), ...made], own, serverVersionNum: 160_014 }).map(brief),
+  ).toEqual(["keep@450", "keep@450", `keep@${GB}`, `keep@${GB}`]);
 });
 
 test("the gap report names what the subscriber has and this node lacks (I1)", () => {
@@ -249,7 +243,9 @@ test("the gap report names what the subscriber has and this node lacks (I1)", ()
 
 test("a slot that its owner had dropped before the promotion is not in the report: nothing was lost with it (K7)", () => {
   const dropped = record("x", "seen", null, { obsolete: true });
-  expect(planFinish({ journal: journalOf([dropped]), slots: [], own: leftAt(1_000) })).toEqual([]);
+  expect(
+    planFinish({ journal: journalOf([dropped]), slots: [], own: leftAt(1_000), serverVersionNum: 160_014 }),
+  ).toEqual([]);
 });
 
 test("what an earlier attempt at the same promotion dropped is told as dropped, with its reason, and not as never protected (K7)", () => {
@@ -264,6 +260,7 @@ test("what an earlier attempt at the same promotion dropped is told as dropped, 
     journal: journalOf([record("x", "seen", null, at(450))]),
     slots: [],
     own: leftAt(1_000),
+    serverVersionNum: 160_014,
   });
   expect(
     finishedSlot(second as FinishStep, { journal: journalOf(), own: leftAt(1_000) }, null, { slots: [told] }),

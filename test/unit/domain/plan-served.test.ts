@@ -247,7 +247,12 @@ describe("brought on by the server after the primary was asked", () => {
         now: NOW,
       },
     });
-    const [step] = planFinish({ journal: seen, slots: standby.slots, own: leftAt(1_000) });
+    const [step] = planFinish({
+      journal: seen,
+      slots: standby.slots,
+      own: leftAt(1_000),
+      serverVersionNum: 170_010,
+    });
     const { protection, reason } = seen.slots.get("x") ?? {};
     return { is: reason === null ? protection : `${protection} ${reason}`, seen, step };
   };
@@ -280,7 +285,12 @@ describe("brought on by the server after the primary was asked", () => {
 describe("after a promotion", () => {
   const finish = (local: LogicalSlot[], known: Partial<SlotRecord>) => {
     const served = record("x", "owned", 500, { failover: true, served: true, ...known });
-    const [step] = planFinish({ journal: journalOf([served]), slots: local, own: leftAt(1_000) });
+    const [step] = planFinish({
+      journal: journalOf([served]),
+      slots: local,
+      own: leftAt(1_000),
+      serverVersionNum: 170_010,
+    });
     return step;
   };
 
@@ -353,6 +363,7 @@ describe("after a promotion", () => {
         journal: journalOf([served]),
         slots: [here(400, { failover })],
         own: leftAt(1_000),
+        serverVersionNum: 170_010,
         stalledStandbySlots: stalled,
       });
       const { why, ...rest } = step as { why?: RegExp };
@@ -374,6 +385,7 @@ describe("after a promotion", () => {
       journal: journalOf(records),
       slots: [...slots, guard(499_000_000)],
       own: leftAt(far),
+      serverVersionNum: 170_010,
     });
     expect(steps.map(({ kind }) => kind)).toEqual(["advance", "advance"]);
   });

@@ -47,7 +47,7 @@ const stagedFrom = (more: Partial<Staged> = {}): Staged => ({
     restartLsn: lsn(490),
     confirmedFlushLsn: lsn(500),
   },
-  ...{ snapshot: "kept", pin: "slotsync_pin_0badcafe_1", at: NOW - 1_000, commonUntil: null },
+  ...{ snapshot: "kept", pin: "slotsync_pin_0badcafe_1", at: NOW - 1_000 },
   ...more,
 });
 
@@ -556,14 +556,14 @@ function run(each: Case): Plan {
             1: {
               ...guardRecord(GUARD),
               state: "owned" as const,
-              proof: { start: true, wal: true, rows: true },
+              proof: { start: true, wal: true },
             },
           },
           lowGuards: {
             1: {
               ...guardRecord(LOW),
               state: "owned" as const,
-              proof: { start: true, wal: true, rows: true },
+              proof: { start: true, wal: true },
             },
           },
         }
@@ -612,7 +612,7 @@ describe("what is done with slot files", () => {
 describe("what staged slots still need", () => {
   const old = stagedFrom({ restartLsn: lsn(10), pin: "p1" });
   const newer = stagedFrom({ restartLsn: lsn(20), pin: "p2" });
-  const unproven = { start: true, wal: true, rows: false };
+  const unproven = { start: true, wal: false };
 
   test.each([
     [

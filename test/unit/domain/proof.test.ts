@@ -4,13 +4,22 @@ import {
   type JournalState,
   PROVEN,
   type Proof,
+  type SlotRecord,
   type Staged,
   UNPROVISIONED,
 } from "../../../src/domain/journal.ts";
 import type { PrimaryView, StandbyView } from "../../../src/domain/observation.ts";
-import { feedbackNow, isLoadedFrom, isProven, proofNow, provisionOf } from "../../../src/domain/proof.ts";
+import {
+  feedbackNow,
+  holdsRows,
+  isLoadedFrom,
+  proofNow,
+  provisionOf,
+  rowsHeldNow,
+  rowsOf,
+} from "../../../src/domain/proof.ts";
 import { type Xid, xidPrecedesOrEquals } from "../../../src/domain/xid.ts";
-import { journalOf, lsn, NOW, primaryView, slot, standbyView } from "./build.ts";
+import { journalOf, lsn, NOW, primaryView, record, slot, standbyView } from "./build.ts";
 
 const xid = (value: number) => (value < 0 ? 2 ** 32 + value : value) as Xid;
 const PIN = "slotsync_pin_0badcafe_1";
@@ -22,7 +31,7 @@ const ORIGIN: Staged = {
     restartLsn: lsn(490),
     confirmedFlushLsn: lsn(500),
   },
-  ...{ snapshot: "kept", pin: PIN, at: NOW, commonUntil: null },
+  ...{ snapshot: "kept", pin: PIN, at: NOW },
 };
 const PHYSICAL = { name: "standby1", active: true, walsender: 4_711 };
 
@@ -41,16 +50,15 @@ function seenOf({ primary, standby, journal }: Seen) {
 }
 
 describe("since when the standby's feedback has held catalog rows", () => {
-  const NONE = { feedbackSince: null, feedbackXid: null, feedbackSession: null };
-  const ANEW = { since: lsn(1_000), xid: xid(800), session: "s", walsender: null, kept: false };
-  const KEPT = { since: lsn(0), xid: xid(600), session: "s", walsender: 4_711, kept: true };
+  const NONE = { feedbackSince: null, feedbackSession: null };
+  const ANEW = { since: lsn(1_000), session: "s", walsender: null };
+  const KEPT = { since: lsn(0), session: "s", walsender: 4_711 };
   const GONE = { ...PHYSICAL, active: false, walsender: null, catalogXmin: xid(700) };
   const anew = (session: string) => ({ ...ANEW, session });
 
   test.each<[claim: string, seen: Seen, expected: ReturnType<typeof feedbackNow>]>([
     ["it goes on while nothing has changed", {}, KEPT],
     ["it begins with the first look that sees it", { journal: NONE }, ANEW],
-    ["… also when only part of it was ever noted", { journal: { feedbackXid: null } }, ANEW],
     ["… or no session", { journal: { feedbackSession: null } }, ANEW],
     ["not while it is switched off", { standby: { hotStandbyFeedback: false } }, null],
     ["not while the primary has no physical slot of ours", { primary: { physicalSlot: null } }, null],
@@ -105,211 +113,104 @@ describe("since when the standby's feedback has held catalog rows", () => {
 
 interface RowsCase extends Seen {
   claim: string;
-  /** What the slot here needs. */
+  /** The catalog_xmin of our slot, of the primary's physical slot, and of the primary's slot. */
   needs: number | null;
-  /** The physical slot's catalog_xmin. */
-  physical?: number | null;
-  original?: number | null;
-  originalRestart?: number;
-  pins?: Record<string, number>;
-  pin?: string | null;
-  /** Proven before. */
-  before?: boolean;
+  physical: number | null;
+  original: number | null;
+  invalidation?: string;
   rows: boolean;
 }
 
+const NOT_BEFORE = { feedbackSince: null, feedbackSession: null };
+
 const ROWS: RowsCase[] = [
-  { claim: "1 nothing older than the feedback is needed", needs: 600, physical: 600, rows: true },
-  { claim: "2 older rows than the feedback began with may be gone", needs: 599, physical: 500, rows: false },
   {
-    claim: "3 … unless the original needs rows as old",
-    needs: 599,
-    physical: 500,
-    original: 599,
-    rows: true,
-  },
-  { claim: "4 … or older ones", needs: 599, physical: 500, original: 300, rows: true },
-  { claim: "5 … but not one that has gone on", needs: 599, physical: 500, original: 600, rows: false },
-  { claim: "6 … or the pin holds them", needs: 599, physical: 500, pins: { [PIN]: 599 }, rows: true },
-  {
-    claim: "7 … not another's pin",
-    needs: 599,
-    physical: 500,
-    pins: { slotsync_pin_0badcafe_2: 599 },
-    rows: false,
-  },
-  { claim: "8 … not one that holds less", needs: 599, physical: 500, pins: { [PIN]: 600 }, rows: false },
-  {
-    claim: "9 … nor one where there was none",
-    needs: 599,
-    physical: 500,
-    pins: { [PIN]: 599 },
-    pin: null,
-    rows: false,
+    claim: "1 the physical slot holds what the primary's slot needs: however old ours is",
+    ...{ needs: 500, physical: 600, original: 600, rows: true },
   },
   {
-    claim: "10 the physical slot must hold them from now on",
-    needs: 599,
-    physical: 600,
-    original: 599,
-    pins: { [PIN]: 599 },
-    rows: false,
-  },
-  { claim: "11 … as old as needed is enough", needs: 599, physical: 599, original: 599, rows: true },
-  {
-    claim: "12 a physical slot that holds nothing proves nothing",
-    needs: 600,
-    physical: null,
-    original: 600,
-    rows: false,
+    claim: "2 … or what ours needs, which may be less",
+    ...{ needs: 600, physical: 600, original: 500, rows: true },
   },
   {
-    claim: "13 what was proven stays while the feedback goes on",
-    needs: 550,
-    physical: 550,
-    before: true,
-    rows: true,
+    claim: "3 … not where it holds less than either: when the primary's slot moves on they may be removed",
+    ...{ needs: 599, physical: 600, original: 599, rows: false },
   },
   {
-    claim: "14 … not when the physical slot passes the slot",
-    needs: 550,
-    physical: 551,
-    before: true,
-    rows: false,
+    claim: "4 what happened to the feedback before does not matter: the primary's slot has kept its rows",
+    ...{ needs: 599, physical: 599, original: 700, journal: { feedbackSession: "t" }, rows: true },
   },
   {
-    claim: "15 … not when the feedback began anew",
-    needs: 550,
-    physical: 550,
-    before: true,
-    standby: { feedbackSession: "t" },
-    rows: false,
+    claim: "5 a physical slot that holds nothing proves nothing",
+    ...{ needs: 600, physical: null, original: 600, rows: false },
   },
   {
-    claim: "16 … then it is proven once more by the original",
-    needs: 550,
-    physical: 550,
-    before: true,
-    original: 550,
-    standby: { feedbackSession: "t" },
-    rows: true,
+    claim: "6 … nor one that was not seen to hold anything in the look before",
+    ...{ needs: 600, physical: 600, original: 600, journal: NOT_BEFORE, rows: false },
   },
   {
-    claim: "17 … or once the slot has come to where the new feedback began",
-    needs: 800,
-    physical: 700,
-    before: true,
-    standby: { feedbackSession: "t" },
-    rows: true,
+    claim: "7 … nor one that was seen on another primary",
+    ...{ needs: 600, physical: 600, original: 600, journal: { primaryTimeline: 2 }, rows: false },
   },
   {
-    claim: "18 … not when it was switched off",
-    needs: 800,
-    physical: 700,
-    before: true,
-    standby: { hotStandbyFeedback: false },
-    rows: false,
+    claim: "8 … nor while feedback is switched off here: it is about to go",
+    ...{ needs: 600, physical: 600, original: 600, standby: { hotStandbyFeedback: false }, rows: false },
   },
   {
-    claim: "19 a standby that has stopped to stream since the primary was asked keeps its proof",
-    needs: 550,
-    physical: 550,
-    before: true,
-    standby: { feedbackSession: "none", streaming: false },
-    rows: true,
+    claim: "9 … nor while the standby has no physical slot there",
+    ...{ needs: 600, physical: 600, original: 600, primary: { physicalSlot: null }, rows: false },
   },
   {
-    claim: "20 a slot that does not say what it needs is not proven",
-    needs: null,
-    physical: 500,
-    before: true,
-    rows: false,
+    claim: "10 a slot that the primary has invalidated promises nothing",
+    ...{ needs: 600, physical: 600, original: 600, invalidation: "wal_removed", rows: false },
   },
   {
-    claim: "21 while the primary does not answer, what was proven is not forgotten",
-    needs: 550,
-    before: true,
-    primary: { physicalSlot: null, remembered: true },
-    rows: true,
+    claim: "11 … nor does one that is not there",
+    ...{ needs: 600, physical: 600, original: null, rows: false },
   },
   {
-    claim: "21 b without the physical slot nothing holds rows any more",
-    needs: 550,
-    before: true,
-    primary: { physicalSlot: null },
-    rows: false,
+    claim: "12 a slot of ours that does not say what it needs is not proven",
+    ...{ needs: null, physical: 600, original: 600, rows: false },
   },
   {
-    claim: "22 … and nothing is proven",
-    needs: 900,
-    original: 100,
-    primary: { physicalSlot: null },
-    rows: false,
+    claim: "13 16 tells by itself when rows are removed",
+    ...{ needs: 1, physical: 900, original: null, standby: { serverVersionNum: 160_014 }, rows: true },
   },
   {
-    claim: "23 16 tells by itself when rows are removed",
-    needs: 1,
-    physical: 900,
-    standby: { serverVersionNum: 160_014 },
-    rows: true,
+    claim: "14 across the wraparound, an id before it is older",
+    ...{ needs: -9, physical: -5, original: 5, rows: true },
   },
   {
-    claim: "24 across the wraparound, an id before it is older",
-    needs: 5,
-    physical: -5,
-    original: -1,
-    rows: true,
-  },
-  { claim: "25 … and one after it is newer", needs: -5, physical: 5, original: -5, rows: false },
-  { claim: "26 … for the original as well", needs: -5, physical: -9, original: 3, rows: false },
-  { claim: "27 … for the pin as well", needs: -5, physical: -9, pins: { [PIN]: 3 }, rows: false },
-  {
-    claim: "28 … and for the feedback",
-    needs: 3,
-    physical: -9,
-    journal: { feedbackXid: xid(-2) },
-    rows: true,
+    claim: "15 … for ours as well",
+    ...{ needs: 5, physical: -5, original: -9, rows: true },
   },
   {
-    claim: "29 … whose start lies past it",
-    needs: -2,
-    physical: -9,
-    journal: { feedbackXid: xid(3) },
-    rows: false,
-  },
-  {
-    claim:
-      "30 a slot made anew under the original's name may bear as old a catalog_xmin, and has kept nothing before",
-    needs: 599,
-    physical: 590,
-    original: 590,
-    originalRestart: 491,
-    rows: false,
+    claim: "16 … and one after it is newer",
+    ...{ needs: -5, physical: 5, original: -5, rows: false },
   },
 ];
 
 describe("catalog rows are proven (I4)", () => {
-  test.each(ROWS)("$claim", (each) => {
-    const { needs, physical = 700, original = null, pins = {}, before = false, pin = PIN } = each;
+  test.each(ROWS)("$claim", ({ needs, physical, original, invalidation = null, rows, ...more }) => {
+    const catalogXmin = physical === null ? null : xid(physical);
     const seen = seenOf({
-      ...each,
-      primary: {
-        physicalSlot: { ...PHYSICAL, catalogXmin: physical === null ? null : xid(physical) },
-        pins: Object.entries(pins).map(([name, catalogXmin]) => ({ name, catalogXmin: xid(catalogXmin) })),
-        ...each.primary,
-      },
+      ...more,
+      primary: { physicalSlot: { ...PHYSICAL, catalogXmin }, ...more.primary },
     });
-    const local = slot("x", 500, { catalogXmin: needs === null ? null : xid(needs) });
-    const provision = {
-      staged: [],
-      origin: { ...ORIGIN, pin },
-      proof: { start: true, wal: true, rows: before },
-    };
-    const kept =
-      original === null ? null : { restartLsn: lsn(each.originalRestart ?? 490), catalogXmin: xid(original) };
-    const proof = proofNow(provision, local, kept, seen);
-    expect(proof).toEqual({ start: true, wal: true, rows: each.rows });
-    expect(isProven(proof)).toBe(each.rows);
+    const there = original === null ? null : slot("x", 500, { catalogXmin: xid(original), invalidation });
+    const held = rowsHeldNow(there, seen);
+    expect(holdsRows(held, needs === null ? null : xid(needs), seen.standby.serverVersionNum)).toBe(rows);
+  });
+
+  test("while the primary does not answer, what was proven is not forgotten, and nothing is proven", () => {
+    const rows = { physical: xid(600), original: xid(600) };
+    const known = (more: Partial<SlotRecord>) => ({
+      ...seenOf({ primary: { remembered: true, physicalSlot: null } }),
+      journal: journalOf([record("x", "owned", 500, more)]),
+    });
+    expect(rowsOf("x", null, known({ rows }))).toEqual(rows);
+    expect(rowsOf("x", slot("x", 500), known({ rows: null }))).toBeNull();
+    expect(rowsOf("y", slot("y", 500), known({ rows }))).toBeNull();
   });
 });
 
@@ -319,8 +220,7 @@ describe("start and WAL are proven (I2, I3)", () => {
       restartLsn: restart === null ? null : lsn(restart),
       catalogXmin: xid(600),
     });
-    const seen = seenOf({ primary: { physicalSlot: { ...PHYSICAL, catalogXmin: xid(500) } } });
-    return proofNow({ staged: [], origin, proof }, local, null, seen);
+    return proofNow({ staged: [], origin, proof }, local);
   };
   const nothing = UNPROVISIONED.proof;
 
@@ -332,7 +232,7 @@ describe("start and WAL are proven (I2, I3)", () => {
     ["once for all: WAL", { ...nothing, wal: true }, 490, false, true],
     ["once for all: start", { ...nothing, start: true }, 490, true, false],
   ])("%s", (_claim, before, restart, start, wal) => {
-    expect(proofOf(before, restart)).toEqual({ start, wal, rows: true });
+    expect(proofOf(before, restart)).toEqual({ start, wal });
   });
 
   test("what was made by SQL is what the server has seen to", () => {

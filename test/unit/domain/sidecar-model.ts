@@ -389,7 +389,12 @@ export class SidecarModel {
     world.endSessions();
     world.promote();
     const journal = this.saved;
-    const steps = planFinish({ journal, slots: world.seeSlots(), own: world.history() });
+    const steps = planFinish({
+      journal,
+      slots: world.seeSlots(),
+      own: world.history(),
+      serverVersionNum: 160_014,
+    });
     for (const step of ordered(steps)) attempt(() => world.finish(step));
     const now = this.#chosen(primary).map((slot): [string, Polled] => [slot.name, polledOf(slot)]);
     mustBeThere(
@@ -408,6 +413,7 @@ export class SidecarModel {
       journal: this.saved,
       slots: world.seeSlots(),
       own: world.history(),
+      serverVersionNum: 160_014,
     });
     const failed = new Map<string, string>();
     for (const step of ordered(steps)) {

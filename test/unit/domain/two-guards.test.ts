@@ -6,6 +6,7 @@ import { describe, expect, test } from "vitest";
 import { type FinishStep, planFinish } from "../../../src/domain/finish.ts";
 import { type GuardRecord, PROVEN, type Proof, UNPROVISIONED } from "../../../src/domain/journal.ts";
 import { plan } from "../../../src/domain/plan.ts";
+import { rowsHeldNow } from "../../../src/domain/proof.ts";
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
 import type { Xid } from "../../../src/domain/xid.ts";
 import {
@@ -23,9 +24,8 @@ import {
 } from "./build.ts";
 
 const LOW = GUARD.replace(/1$/, "2");
-const NO_START: Proof = { start: false, wal: true, rows: true };
-const NO_WAL: Proof = { start: true, wal: false, rows: true };
-const NO_ROWS: Proof = { start: true, wal: true, rows: false };
+const NO_START: Proof = { start: false, wal: true };
+const NO_WAL: Proof = { start: true, wal: false };
 const CATALOG = 700 as Xid;
 
 interface Guard {
@@ -47,8 +47,8 @@ interface Case {
   twoPhase?: boolean;
   /** What the primary's slot needs. */
   originalXmin?: number;
-  /** The standby's feedback now. */
-  session?: string;
+  /** False: the look before saw no feedback. */
+  heldBefore?: boolean;
   /** `protection(reason)` of slot "x". */
   x: string;
   /** How far the guards go: `fresh>to`, `low>to`. */
@@ -83,13 +83,13 @@ const CASES: Case[] = [
     after: "low",
   },
   {
-    claim: "4 … nor one that needs older rows than the physical slot keeps (I4)",
-    fresh: { at: 300, proof: NO_ROWS, catalogXmin: 650 },
+    claim: "4 … nor one for which no rows are held that both the slot and it would need (I4)",
+    fresh: { at: 300, proof: PROVEN, catalogXmin: 650 },
     low: { at: 200, proof: PROVEN },
+    originalXmin: 690,
     x: "guarded",
     moves: ["fresh>500", "low>500"],
-    // the copy is advanced without a catalog being read, and the slot's own rows are there
-    after: "fresh",
+    after: "low",
   },
   {
     claim: "5 where neither is proven the slot waits, for what the fresh one lacks",
@@ -175,7 +175,7 @@ const CASES: Case[] = [
   {
     claim:
       "14 rows that the primary's slot has kept until now are kept from now on as far back as the guard goes (I4)",
-    fresh: { at: 300, proof: NO_ROWS },
+    fresh: { at: 300, proof: PROVEN },
     low: null,
     originalXmin: 690,
     x: "guarded",
@@ -184,22 +184,31 @@ const CASES: Case[] = [
   },
   {
     claim: "15 … not by a feedback that has only just begun: they may have gone in between (I4)",
-    fresh: { at: 300, proof: NO_ROWS },
+    fresh: { at: 300, proof: PROVEN },
     low: null,
     originalXmin: 690,
-    session: "t",
+    heldBefore: false,
     x: "waiting(catalog_rows_unproven)",
     moves: ["fresh>500"],
     after: "none",
   },
   {
     claim: "16 … nor for a guard that goes further back than the physical slot (I4)",
-    fresh: { at: 300, proof: NO_ROWS, catalogXmin: 699 },
+    fresh: { at: 300, proof: PROVEN, catalogXmin: 699 },
     low: null,
     originalXmin: 690,
     x: "waiting(catalog_rows_unproven)",
     moves: ["fresh>500"],
     after: "none",
+  },
+  {
+    claim: "17 … but for one that goes further back than it where that holds all that the slot needs (I4)",
+    fresh: { at: 300, proof: PROVEN, catalogXmin: 650 },
+    low: null,
+    x: "guarded",
+    moves: ["fresh>500"],
+    // the copy is advanced without a catalog being read
+    after: "fresh",
   },
 ];
 
@@ -210,7 +219,6 @@ const ORIGIN = {
     twoPhase: false,
     snapshot: "unusable" as const,
     pin: null,
-    commonUntil: null,
   },
   ...{ restartLsn: lsn(490), confirmedFlushLsn: lsn(500), at: NOW - 1_000 },
 };
@@ -223,7 +231,7 @@ function run({
   loaded = false,
   twoPhase = false,
   originalXmin = CATALOG,
-  session = "s",
+  heldBefore = true,
 }: Case) {
   const bySql = version >= 160_000;
   const here: LogicalSlot[] = [];
@@ -254,11 +262,14 @@ function run({
   const known = loaded
     ? record("x", "owned", position, { origin: ORIGIN, proof: NO_START })
     : record("x", "seen", position, { twoPhase });
+  const journal = journalOf([known], { ...guards, ...(heldBefore ? {} : { feedbackSince: null }) });
+  const primary = primaryView([there], { serverVersionNum: version });
+  const standby = standbyView(here, { serverVersionNum: version });
   const { verdicts, actions } = plan({
-    primary: primaryView([there], { serverVersionNum: version }),
-    standby: standbyView(here, { serverVersionNum: version, feedbackSession: session }),
+    primary,
+    standby,
     chosen: [there],
-    journal: journalOf([known], guards),
+    journal,
     policy: {
       guardDatabases: "auto",
       duty: 0.1,
@@ -271,8 +282,12 @@ function run({
   });
   const verdict = verdicts.get("x");
   if (!verdict) throw new Error("no verdict");
-  const seen = record("x", known.state, position, { ...known, ...verdict });
-  const [step] = planFinish({ journal: journalOf([seen], guards), slots: here, own: leftAt(1_000) });
+  const rows = rowsHeldNow(there, { primary, standby, journal });
+  const seen = record("x", known.state, position, { ...known, ...verdict, rows });
+  const [step] = planFinish({
+    ...{ journal: journalOf([seen], guards), slots: here, own: leftAt(1_000) },
+    serverVersionNum: version,
+  });
   const moves = actions.flatMap((action) =>
     action.kind === "advance_guard" ? [`${nameOf(action.guard)}>${action.to}`] : [],
   );
