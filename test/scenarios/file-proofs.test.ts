@@ -113,6 +113,8 @@ interface Break {
   /** Takes the proof away, and resolves when it may be put right. */
   breaks: (proven: Proven) => Promise<void>;
   mends: (proven: Proven) => Promise<void>;
+  /** Over between two looks: the primary's slots have kept their rows, so it need not be seen. */
+  unseen?: true;
 }
 
 interface Proven {
@@ -137,6 +139,7 @@ const BREAKS: Break[] = [
       await waitStreaming(cluster.primary, cluster.standby.name);
     },
     mends: async () => {},
+    unseen: true,
   },
   {
     what: "hot_standby_feedback is switched off",
@@ -178,7 +181,7 @@ for (const at of [12, 15])
     (major) => {
       test.each(BREAKS)(
         "when $what, slots are not ready until their rows are proven again, and then lose nothing (I4)",
-        async ({ breaks, mends }) => {
+        async ({ breaks, mends, unseen = false }) => {
           const cluster = await startCluster({ major });
           const { primary, standby } = cluster;
           await primary.query("create table t (id int primary key)");
@@ -195,9 +198,10 @@ for (const at of [12, 15])
 
           const since = sidecar.history.length;
           await breaks({ cluster, sidecar });
-          await sidecar.until("it not to be ready", () =>
-            sidecar.history.slice(since).some(({ ready }) => !ready),
-          );
+          if (!unseen)
+            await sidecar.until("it not to be ready", () =>
+              sidecar.history.slice(since).some(({ ready }) => !ready),
+            );
           await mends({ cluster, sidecar });
           let id = 1;
           await eventually(
