@@ -253,6 +253,7 @@ test("what an earlier attempt at the same promotion dropped is told as dropped, 
     journal: journalOf([record("x", "owned", 500, at(450))]),
     slots: [slot("x", 500)],
     own: leftAt(1_000),
+    serverVersionNum: 160_014,
   });
   const told = finishedSlot(first as FinishStep, { journal: journalOf(), own: leftAt(1_000) }, null);
   expect(told.outcome).toBe("dropped");
