@@ -4,7 +4,7 @@
  */
 import type { Action } from "./action.ts";
 import { tellsRowsRemoved } from "./capability.ts";
-import { NOTHING_CHOSEN, type Selection } from "./choice.ts";
+import { NOTHING_CHOSEN, nothingChosen, type Selection, undecided } from "./choice.ts";
 import type { JournalState, SlotRecord } from "./journal.ts";
 import { noteObservation } from "./journal-update.ts";
 import { judge } from "./judge.ts";
@@ -17,7 +17,7 @@ import { againstReadiness, type Problem, standbyProblems, timelineProblem } from
 import { isFailoverReady, type Verdict, waiting } from "./protection.ts";
 import type { PrimarySlot } from "./slot.ts";
 import { asPromoted, whyNotKept } from "./standing.ts";
-import { buildStatus, type Status } from "./status.ts";
+import { buildStatus, type Status, standsAgainst } from "./status.ts";
 import type { Xid } from "./xid.ts";
 
 export interface AssessInput {
@@ -66,6 +66,7 @@ export function assessLive(input: AssessInput, primary: PrimaryView): Assessment
     plan: { ...judged.plan, verdicts },
     busy: new Set(),
     filesBusy: true,
+    undecided: undecided(judged.notChosen),
     problems: [],
     now,
   });
@@ -118,6 +119,7 @@ export function assessFromJournal(input: AssessInput, whyNot: string): Assessmen
   else problems.push({ code: "primary_unreachable", severity: "warning", message: whyNot });
 
   const remembered = [...journal.slots.values()].filter((record) => !record.obsolete);
+  if (remembered.length === 0) problems.push(nothingChosen(input.selection, [], null));
   const { verdicts } = plan({
     primary: lastPrimary(journal, standby),
     standby,
@@ -318,7 +320,7 @@ export function answer(
   if (slotName !== undefined && chosen.length === 0)
     return { code: 1, line: `not ready: no failover slot is named "${slotName}"${asOf}` };
   if (stops.length > 0) return { code: 1, line: `not ready: ${stops.join("; ")}${asOf}` };
-  const bad = chosen.filter((slot) => !isFailoverReady(slot.protection));
+  const bad = chosen.filter(standsAgainst);
   if (bad.length > 0) {
     const named = bad
       .slice(0, 3)

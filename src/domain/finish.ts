@@ -12,6 +12,7 @@ import { isOurs, isServed, originalOf, whyUnsafe } from "./ownership.ts";
 import { holdsRows, isProven, provisionOf } from "./proof.ts";
 import { repairOf } from "./repair.ts";
 import { type StandbySlot, sameIdentity, slotNamed } from "./slot.ts";
+import { tableAfterPromotion, tableRepair, tableSyncOf } from "./table-sync.ts";
 
 /** One thing to do on the new primary. */
 export type FinishStep =
@@ -313,12 +314,16 @@ export function finishedSlot(
   const confirmed = record.primaryConfirmedFlushLsn;
   const { outcome, position, detail } = outcomeOf(step);
   const gap = gapOf(record, promoted);
+  const goesOn = error === null && position !== null && gap.beyondBytes === 0;
+  const wanted = !record.obsolete;
+  const ofTable = wanted ? tableAfterPromotion(record, goesOn) : null;
+  const told = [error ?? detail, ofTable].filter((part) => part !== null);
   const line: FinishedSlot = {
     name: record.name,
     database: record.database,
     plugin: record.plugin,
     outcome: error === null ? outcome : "failed",
-    detail: error ?? detail,
+    detail: told.length > 0 ? told.join("; ") : null,
     lastSeenLsn: confirmed === null ? null : formatLsn(confirmed),
     lastSeenAt: record.seenAt,
     timeline: record.timeline,
@@ -334,7 +339,13 @@ export function finishedSlot(
       ? `on timeline ${seen.timeline} its subscriber had confirmed ${formatLsn(seen.lsn)}, and was not seen to go on from ${line.endOfWalLsn}, where that timeline was left`
       : null;
   const details = [line.detail, former].filter((text) => text !== null);
-  return { ...line, detail: details.length === 0 ? null : details.join("; "), repair: repairOf(line) };
+  return { ...line, detail: details.length === 0 ? null : details.join("; "), repair: wanted ? repairFor(line, goesOn) : null };
+}
+
+/** A table sync has its own repair: the subscription's would not reach it. */
+function repairFor(line: Omit<FinishedSlot, "repair">, goesOn: boolean): string | null {
+  if (tableSyncOf(line) === null) return repairOf(line);
+  return goesOn ? null : tableRepair(line);
 }
 
 function outcomeOf(step: FinishStep): {

@@ -39,6 +39,8 @@ export interface Observed {
   /** Whether something was being done to slot files at any time since then. */
   filesBusy: boolean;
   problems: readonly string[];
+  /** How many of the primary's logical slots nothing chose and no rule excluded; what is known of it stays when left out. */
+  undecided?: number;
   now: number;
 }
 
@@ -72,6 +74,7 @@ export function noteObservation(journal: JournalState, seen: Observed): JournalS
     lowGuards: settleGuards(journal.lowGuards, seen),
     slots,
     leftovers: noteLeftovers(journal.leftovers, idleSlotsOf(primary, standby, journal), now),
+    undecided: seen.undecided ?? journal.undecided,
     problems: [...seen.problems],
     finish: null,
   };
@@ -101,6 +104,7 @@ function noteSlot(
     primaryInvalidation: slot.invalidation,
     seenAt: seen.now,
     absentSince: null,
+    copying: slot.copying ?? false,
     obsolete: false,
     protection: "waiting",
     reason: null,
@@ -573,6 +577,7 @@ export function startOver(journal: JournalState): JournalState {
     lowGuards: {},
     slots: new Map(),
     leftovers: [],
+    undecided: null,
     problems: [],
     finish: null,
   };

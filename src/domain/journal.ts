@@ -114,6 +114,8 @@ export interface SlotRecord extends SlotIdentity, Provision, Sighting {
   seenAt: number;
   /** Since when the slot has been missing on the primary, or null. */
   absentSince: number | null;
+  /** A native subscription's table sync whose copy was under way then: after a failover it is not needed. */
+  copying: boolean;
   /** It is no failover slot any more (gone from the primary, or not chosen): ours is only still here to be dropped. */
   obsolete: boolean;
   protection: Protection;
@@ -168,6 +170,8 @@ export interface JournalState {
   plugins: string[];
   /** Slots on the standby that nobody uses and that hold WAL, and since when. */
   leftovers: readonly LeftoverRecord[];
+  /** How many logical slots of the primary nothing chose and no rule excluded, or null when that was never seen. */
+  undecided: number | null;
   /** The last restart of the standby that was asked for. */
   restart: RestartRecord | null;
   /** What stood against readiness as a whole when last observed. */
@@ -204,6 +208,7 @@ export function emptyJournal(instanceId: string): JournalState {
     slots: new Map(),
     plugins: [],
     leftovers: [],
+    undecided: null,
     restart: null,
     problems: [],
     finish: null,

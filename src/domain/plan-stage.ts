@@ -14,6 +14,7 @@ import { completeBackoffKey, mayTry, stageBackoffKey } from "./plan-guard.ts";
 import { isProven, proofNow, provisionOf } from "./proof.ts";
 import { isFailoverReady, type Verdict, waiting } from "./protection.ts";
 import { type PrimarySlot, sameIdentity, slotNamed } from "./slot.ts";
+import { tableSyncOf } from "./table-sync.ts";
 
 /** A staged file is renewed when it holds back this much WAL on the primary, … */
 const RENEW_BYTES = 16 * 1024 * 1024;
@@ -38,6 +39,8 @@ function usesFiles({ standby, policy }: PlanInput): boolean {
 export function comesByFile(slot: PrimarySlot, input: PlanInput): boolean {
   // 17+: what the server syncs by itself must not come by another way
   if (!usesFiles(input) || slot.failover) return false;
+  // made in a moment and gone in a moment: a file for the next start would come too late
+  if (tableSyncOf(slot) !== null && createsOnStandby(input.standby.serverVersionNum)) return false;
   return (
     !createsOnStandby(input.standby.serverVersionNum) || input.policy.provision === "file" || slot.twoPhase
   );
@@ -48,6 +51,11 @@ export function untilRestart(slot: PrimarySlot, input: PlanInput): Verdict {
   const { standby, journal, memory } = input;
   const failure = memory.backoff.get(stageBackoffKey(slot.name));
   if (failure) return waiting(failure.reason, failure.detail);
+  if (tableSyncOf(slot) !== null)
+    return waiting(
+      "restart_pending",
+      "only a guard can hold the slot of a table's initial sync, and no guard here reaches back to it: guards come with the next start of this standby, and serve what is made after that",
+    );
   const problem = whyNothingIsStaged(input);
   if (problem) return waiting(problem.reason, problem.detail);
   if (isStaged(slot.name, journal.slots.get(slot.name), input))
@@ -251,7 +259,13 @@ function wantedStages(
       }
   }
   for (const slot of chosen) {
-    if (slot.failover || !isStageable(slot, input) || slotNamed(standby.slots, slot.name)) continue;
+    if (
+      slot.failover ||
+      tableSyncOf(slot) !== null ||
+      !isStageable(slot, input) ||
+      slotNamed(standby.slots, slot.name)
+    )
+      continue;
     if (!comesByFile(slot, input) && isFailoverReady(verdicts.get(slot.name)?.protection ?? "waiting"))
       continue;
     if (!comesByFile(slot, input) && !cannotComeBySql(verdicts.get(slot.name))) continue;

@@ -67,7 +67,8 @@ export function matchesLike(text: string, pattern: string): boolean {
   return piece === pieces.length;
 }
 
-function matches(slot: SelectableSlot, selector: Selector): boolean {
+/** Whether the rule by itself names the slot. */
+export function matches(slot: SelectableSlot, selector: Selector): boolean {
   const { name, nameLike, plugin, database } = selector;
   if (name === undefined && nameLike === undefined && plugin === undefined && database === undefined) {
     return false; // no condition must not come to mean "every slot"
@@ -81,7 +82,7 @@ function matches(slot: SelectableSlot, selector: Selector): boolean {
 }
 
 /** `name_like "app_%", plugin "pgoutput"`, with the configuration's names of the conditions. */
-function describeSelector(selector: Selector): string {
+export function describeSelector(selector: Selector): string {
   const conditions = [
     ["name", selector.name],
     ["name_like", selector.nameLike],

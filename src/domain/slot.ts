@@ -27,6 +27,8 @@ export interface LogicalSlot extends SlotIdentity {
   failover: boolean;
   /** 17+: kept by the server's own slot sync; true on a standby, and left true on one that has been promoted. */
   synced: boolean;
+  /** On the primary, of a native subscription's table sync: its copy was seen to be under way. */
+  copying?: boolean;
 }
 
 /** A failover slot as the primary shows it. */

@@ -1,5 +1,5 @@
 /** What `status`, `check`, the HTTP endpoints and the cycle's sentence say: one shape, built here and nowhere else. */
-import type { NotChosen } from "./choice.ts";
+import { type NotChosen, undecided } from "./choice.ts";
 import type { FinishReport } from "./finish.ts";
 import type { GuardRecord, JournalState, SlotRecord } from "./journal.ts";
 import { bytesBetween, formatLsn, type Lsn } from "./lsn.ts";
@@ -9,6 +9,7 @@ import { againstReadiness, type Problem } from "./prerequisites.ts";
 import { isFailoverReady, type Protection, type Reason } from "./protection.ts";
 import type { RestartRecord } from "./restart.ts";
 import type { StandbySlot } from "./slot.ts";
+import { subscriptionsOf, type TableSync, tableSyncOf } from "./table-sync.ts";
 
 export type Role = "standby" | "promoting" | "primary";
 
@@ -19,6 +20,11 @@ export interface SlotStatus {
   plugin: string;
   /** What makes it a failover slot: `flag` (the server's own, 17+), `registry`, `rule name "x"`. */
   chosenBy: readonly string[];
+  /**
+   * Whose table it serves, where it is the slot of a native subscription's table sync; null for any other. `copying`: the copy is seen to be
+   * under way, and after a failover PostgreSQL does it again without the slot.
+   */
+  tableSync: (TableSync & { copying: boolean }) | null;
   protection: Protection;
   reason: Reason | null;
   detail: string | null;
@@ -63,6 +69,8 @@ export interface Status {
   slots: SlotStatus[];
   /** The other logical slots of the primary, and why they are no failover slots; null when it was not asked. */
   notChosen: NotChosen[] | null;
+  /** How many of those no rule excludes: nothing says anything of them. Null when they were never seen. */
+  undecided: number | null;
   guards: GuardStatus[];
   /** What one restart of the standby would add, and the last one that was asked for; null when there is neither. */
   restart: RestartStatus | null;
@@ -81,14 +89,12 @@ export function buildStatus(
   const locals = new Map(standby?.slots.map((slot) => [slot.name, slot]));
   const slots = [...journal.slots.values()]
     .filter((record) => !record.obsolete)
-    .map((record) => slotStatus(record, locals.get(record.name), journal.primaryTimeline))
-    .toSorted((a, b) => (a.name < b.name ? -1 : 1));
+    .toSorted(bySubscription(journal))
+    .map((record) => slotStatus(record, locals.get(record.name), journal.primaryTimeline, source));
   return {
     role: journal.phase,
     ready:
-      journal.phase === "standby" &&
-      againstReadiness(problems).length === 0 &&
-      slots.every((slot) => isFailoverReady(slot.protection)),
+      journal.phase === "standby" && againstReadiness(problems).length === 0 && !slots.some(standsAgainst),
     source,
     observedAt: isoOrNull(journal.observedAt),
     // a primary has lost none
@@ -96,6 +102,7 @@ export function buildStatus(
     problems: [...problems],
     slots,
     notChosen,
+    undecided: notChosen === null ? journal.undecided : undecided(notChosen),
     guards: guardsOf(journal).map(({ database, name }) => ({
       database,
       name,
@@ -125,23 +132,46 @@ function usablePosition(guard: StandbySlot | undefined): string | null {
   return guard?.invalidation === null ? text(guard.confirmedFlushLsn) : null;
 }
 
+/** Whether a failover now would lose something for this slot that its subscriber does not mend by itself. */
+export function standsAgainst({
+  protection,
+  tableSync,
+}: Pick<SlotStatus, "protection" | "tableSync">): boolean {
+  return !isFailoverReady(protection) && tableSync?.copying !== true;
+}
+
+/** By name, and those of table syncs after that of their subscription. */
+function bySubscription({ slots }: JournalState): (a: SlotRecord, b: SlotRecord) => number {
+  const keyOf = (record: SlotRecord): string => {
+    const [subscription] = tableSyncOf(record) === null ? [] : subscriptionsOf(record, slots.values());
+    return subscription === undefined ? record.name : `${subscription} ${record.name}`;
+  };
+  const keys = new Map([...slots.values()].map((record) => [record.name, keyOf(record)]));
+  return (a, b) => ((keys.get(a.name) ?? "") < (keys.get(b.name) ?? "") ? -1 : 1);
+}
+
 function slotStatus(
   record: SlotRecord,
   local: StandbySlot | undefined,
   primaryTimeline: number | null,
+  source: Status["source"],
 ): SlotStatus {
   const confirmed = record.primaryConfirmedFlushLsn;
   // I14: to a position of an older timeline there is no distance
   const comparable = record.timeline === null || record.timeline === primaryTimeline;
+  const sync = tableSyncOf(record);
+  // the end of a copy writes no WAL: of a primary that does not answer, nobody can say that it is still going on
+  const copying = record.copying && source === "live";
   const ours = record.state === "owned" ? local : undefined;
   return {
     name: record.name,
     database: record.database,
     plugin: record.plugin,
     chosenBy: record.chosenBy,
+    tableSync: sync && { ...sync, copying },
     protection: record.protection,
     reason: record.reason,
-    detail: record.detail,
+    detail: copying && record.detail !== null ? `${COPYING}; ${record.detail}` : record.detail,
     primaryConfirmedFlushLsn: text(confirmed),
     standbyConfirmedFlushLsn: text(ours?.confirmedFlushLsn),
     restartLsn: text(ours?.restartLsn),
@@ -152,6 +182,9 @@ function slotStatus(
     since: new Date(record.since).toISOString(),
   };
 }
+
+const COPYING =
+  "its table is being copied, and after a failover PostgreSQL copies it again: it does not stand against being ready";
 
 /** `3 synced, 1 guarded, 1 waiting (wal_not_flushed)`, the words an operator greps for. */
 export function summarise(slots: readonly Pick<SlotStatus, "protection" | "reason">[]): string {

@@ -2,7 +2,7 @@
 import { Counter, Gauge, Registry } from "prom-client";
 import type { FinishReport } from "../domain/finish.ts";
 import { isFailoverReady } from "../domain/protection.ts";
-import type { Role, Status } from "../domain/status.ts";
+import { type Role, type Status, standsAgainst } from "../domain/status.ts";
 import type { StatusBoard } from "./status-board.ts";
 
 const PROTECTIONS = ["synced", "guarded", "waiting", "blocked"] as const;
@@ -70,7 +70,7 @@ function addNode(status: Status, add: AddGauge): void {
   );
 }
 
-function addSlots({ slots, guards, restart }: Status, add: AddGauge): void {
+function addSlots({ slots, guards, restart, undecided }: Status, add: AddGauge): void {
   const of = ({ name, database }: { name: string; database: string }) => ({ slot: name, database });
   add("slots", "Failover slots by how they are protected on this standby.", [
     ...PROTECTIONS.map((protection): Sample => [{ protection }, 0]),
@@ -79,8 +79,15 @@ function addSlots({ slots, guards, restart }: Status, add: AddGauge): void {
   add(
     "slot_ready",
     "1 when a failover now would lose nothing for this slot.",
-    slots.map((slot) => [of(slot), isFailoverReady(slot.protection) ? 1 : 0]),
+    // a table that is being copied is none of this metric's business before its slot is needed
+    slots
+      .filter((slot) => isFailoverReady(slot.protection) || standsAgainst(slot))
+      .map((slot) => [of(slot), isFailoverReady(slot.protection) ? 1 : 0]),
   );
+  if (undecided !== null)
+    add("unchosen_slots", "Logical slots of the primary that nothing chooses and no rule excludes.", [
+      [{}, undecided],
+    ]);
   add(
     "slot_lag_bytes",
     "WAL between the slot's position on the primary and here; missing while there is no slot here.",

@@ -1,7 +1,6 @@
 /** The newest status of the running sidecar, for whoever asks over HTTP. */
 import { type Answer, answer, isCertain } from "../domain/assess.ts";
-import { isFailoverReady } from "../domain/protection.ts";
-import type { SlotStatus, Status } from "../domain/status.ts";
+import { type SlotStatus, type Status, standsAgainst } from "../domain/status.ts";
 
 /** How many cycles a slot was not ready for one reason: what `slotsync_skip_count` is to the built-in worker of PostgreSQL 19. */
 export interface NotReadyCount {
@@ -40,8 +39,9 @@ export class StatusBoard {
   #count(slots: readonly SlotStatus[]): void {
     const there = new Set(slots.map(({ name }) => name));
     for (const [key, { slot }] of this.#notReady) if (!there.has(slot)) this.#notReady.delete(key);
-    for (const { name, database, protection, reason } of slots) {
-      if (isFailoverReady(protection) || reason === null) continue;
+    for (const slot of slots) {
+      const { name, database, reason } = slot;
+      if (!standsAgainst(slot) || reason === null) continue;
       const key = `${name} ${reason}`;
       const cycles = (this.#notReady.get(key)?.cycles ?? 0) + 1;
       this.#notReady.set(key, { slot: name, database, reason, cycles });

@@ -132,6 +132,7 @@ const slotFields = z.strictObject({
   primaryInvalidation: z.string().nullable(),
   seenAt: time,
   absentSince: time.nullable(),
+  copying: z.boolean().default(false),
   obsolete: z.boolean(),
   protection: oneOf(PROTECTIONS),
   reason: reason.nullable(),
@@ -224,6 +225,7 @@ export const bodySchema = z.strictObject({
       }),
     )
     .default([]),
+  undecided: count.nullable().default(null),
   restart: restart.nullable().default(null),
   problems: z.array(z.string()),
   finish: finish.nullable(),

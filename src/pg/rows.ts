@@ -20,6 +20,8 @@ export interface SlotRow {
   invalidation: string | null;
   failover: boolean;
   synced: boolean;
+  /** Asked on the primary only. */
+  copying?: boolean;
   /** Asked on the standby only. */
   in_own_use?: boolean;
   /** Asked of a standby only; NULL before 18. */
@@ -43,6 +45,7 @@ function toLogicalSlot(row: SlotRow): LogicalSlot | null {
     invalidation: row.invalidation,
     failover: row.failover,
     synced: row.synced,
+    ...(row.copying === true ? { copying: true } : {}),
   };
 }
 

@@ -66,6 +66,19 @@ const IN_OWN_USE = `
       SELECT FROM pg_catalog.pg_stat_get_activity(active_pid) AS a
        WHERE a.application_name OPERATOR(pg_catalog.~~) 'pg-slotsync %') ELSE false END AS in_own_use`;
 
+/**
+ * Whether the slot's own table sync (14+) is copying right now: nobody uses it, and the walsender that has made it, called like it, still has
+ * the copy's transaction open (see domain/table-sync.ts). False where the role may not see walsenders.
+ */
+function copyingExpression(serverVersionNum: number): string {
+  if (serverVersionNum < 140_000) return "false";
+  return `
+    CASE WHEN NOT active AND slot_name::pg_catalog.text OPERATOR(pg_catalog.~) '^pg_[0-9]+_sync_[0-9]+_[0-9]+$' THEN EXISTS (
+      SELECT FROM pg_catalog.pg_stat_get_activity(NULL::pg_catalog.int4) AS a
+       WHERE a.application_name OPERATOR(pg_catalog.=) slot_name::pg_catalog.text
+         AND a.backend_type OPERATOR(pg_catalog.=) 'walsender' AND a.backend_xmin IS NOT NULL) ELSE false END`;
+}
+
 /** For the file way: a state file, a snapshot, a piece of WAL, each of which may be missing. */
 const READ_FILE =
   "pg_catalog.pg_read_binary_file(pg_catalog.text,pg_catalog.int8,pg_catalog.int8,pg_catalog.bool)";
@@ -108,7 +121,7 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        CASE WHEN NOT pg_catalog.pg_is_in_recovery()
             THEN (pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()) OPERATOR(pg_catalog.%) 4294967296)::pg_catalog.text
             END AS oldest_xid,${REGISTRY_COLUMNS};
-SELECT ${slotColumns(serverVersionNum)}
+SELECT ${slotColumns(serverVersionNum)}, ${copyingExpression(serverVersionNum)} AS copying
   FROM pg_catalog.pg_replication_slots
  WHERE (slot_type OPERATOR(pg_catalog.=) 'logical' AND NOT temporary)
     OR slot_name OPERATOR(pg_catalog.=) ${quoteLiteral(physicalSlot)}

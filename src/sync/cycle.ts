@@ -7,11 +7,12 @@
  */
 
 import { type Action, isFileAction } from "../domain/action.ts";
+import { NOTHING_CHOSEN, undecided } from "../domain/choice.ts";
 import { noteIntents, noteObservation, noteProblems, noteTimeline } from "../domain/journal-update.ts";
 import { judge } from "../domain/judge.ts";
 import { againstReadiness, anyStop } from "../domain/prerequisites.ts";
 import { buildStatus } from "../domain/status.ts";
-import { positionsMoved } from "./changes.ts";
+import { anyCopyUnprotected, positionsMoved } from "./changes.ts";
 import { observeBoth } from "./observe-both.ts";
 import { learnHistory } from "./past.ts";
 import type { Sidecar } from "./sidecar.ts";
@@ -52,7 +53,10 @@ export async function runCycle(
   );
   const { chosen, plan, problems } = judged;
   const actions = judged.actions.filter(only);
-  const against = againstReadiness(problems).map((problem) => problem.message);
+  // that nothing was chosen the journal shows by itself
+  const against = againstReadiness(problems)
+    .filter(({ code }) => code !== NOTHING_CHOSEN)
+    .map((problem) => problem.message);
   const before = sidecar.journal;
   const seen = {
     primary,
@@ -62,6 +66,7 @@ export async function runCycle(
     problems: against,
     busy: atWork.busyDatabases,
     filesBusy: atWork.filesBusy,
+    undecided: undecided(judged.notChosen),
     now,
   };
   // written before anything is done on the strength of it: a crash then finds its own traces (I10)
@@ -81,5 +86,6 @@ export async function runCycle(
   sidecar.report(buildStatus(sidecar.journal, look.view, problems, "live", judged.notChosen));
   const busy =
     actions.some((action) => action.kind !== "advance_guard") || sidecar.applier.busyDatabases.size > 0;
-  return { kind: "synced", changed: busy || positionsMoved(before, sidecar.journal), again };
+  const changed = busy || positionsMoved(before, sidecar.journal) || anyCopyUnprotected(sidecar.journal);
+  return { kind: "synced", changed, again };
 }

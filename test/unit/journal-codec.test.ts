@@ -91,6 +91,7 @@ const slotRecord: fc.Arbitrary<SlotRecord> = fc.record(
     timeline: orNull(oid),
     commonLsn: orNull(lsn),
     formerly: fc.array(fc.record({ timeline: oid, lsn }, { noNullPrototype: true }), { maxLength: 3 }),
+    copying: fc.boolean(),
     obsolete: fc.boolean(),
     protection: fc.constantFrom("synced", "guarded", "waiting", "blocked"),
     reason: orNull(reason),
@@ -201,6 +202,7 @@ const journal: fc.Arbitrary<JournalState> = fc.record(
       .uniqueArray(slotRecord, { selector: (slot) => slot.name, maxLength: 6 })
       .map((slots) => new Map(slots.map((slot) => [slot.name, slot]))),
     plugins: fc.array(text, { maxLength: 3 }),
+    undecided: orNull(fc.nat()),
     leftovers: fc.array(
       fc.record({ name: text, restartLsn: lsn, since: time, kept: fc.boolean() }, { noNullPrototype: true }),
       {
@@ -252,6 +254,7 @@ const someSlot: SlotRecord = {
   timeline: null,
   commonLsn: null,
   formerly: [],
+  copying: false,
   obsolete: false,
   protection: "synced",
   reason: null,

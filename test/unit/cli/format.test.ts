@@ -96,6 +96,7 @@ describe("the status for people", () => {
           database: "shop",
           plugin: "pgoutput",
           why: "not flagged, no rule of slots.include matches",
+          excluded: false,
         },
       ],
       problems: [{ code: "too_many_slots", severity: "warning", message: "raise max_replication_slots" }],

@@ -59,6 +59,7 @@ function record(name: string, confirmed: number, more: Partial<SlotRecord> = {})
     timeline: 1,
     commonLsn: null,
     formerly: [],
+    copying: false,
     obsolete: false,
     protection: "synced",
     reason: null,

@@ -90,6 +90,7 @@ export function record(
     primaryInvalidation: null,
     seenAt: NOW - 1_000,
     absentSince: null,
+    copying: false,
     obsolete: false,
     protection: "synced",
     reason: null,

@@ -1,6 +1,6 @@
 /** Which slots are failover slots: rules and flags together, and what holds while flags cannot be read. */
 import { describe, expect, test } from "vitest";
-import { assessFromJournal } from "../../../src/domain/assess.ts";
+import { answer, assessFromJournal } from "../../../src/domain/assess.ts";
 import { choiceProblems, chooseSlots, type Selection } from "../../../src/domain/choice.ts";
 import type { SlotRecord } from "../../../src/domain/journal.ts";
 import { noteObservation } from "../../../src/domain/journal-update.ts";
@@ -10,7 +10,7 @@ import type { Policy } from "../../../src/domain/plan.ts";
 import { MOST_FLAGS, type Registry, registryOf } from "../../../src/domain/registry.ts";
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
 import { buildStatus } from "../../../src/domain/status.ts";
-import { journalOf, memory, NOW, primaryView, record, slot, standbyView } from "./build.ts";
+import { guard, journalOf, memory, NOW, primaryView, record, slot, standbyView } from "./build.ts";
 
 const flagging = (...names: string[]): Registry => ({ kind: "read", names: new Set(names) });
 const ABSENT: Registry = { kind: "absent", database: "postgres" };
@@ -171,7 +171,27 @@ describe("what is said of the choice", () => {
     ];
     expect(choose({}).problems).toEqual(told);
     expect(choose({ registry: flagging() }).problems).toEqual(told);
-    expect(choose({ slots: [], selection: RULES }).problems).toEqual([]);
+  });
+
+  test("which rule matches nothing, when nothing is chosen: none is protected then, and nobody is to take that for ready (I18)", () => {
+    const told = (given: Case) => choose({ selection: RULES, ...given }).problems;
+    expect(told({ slots: [] })).toEqual([
+      'doubt nothing_chosen: no slot is chosen, so none is protected: rule name_like "app%" matches no logical slot of the primary (it has none)',
+    ]);
+    expect(told({ slots: [slot("billing", 500)] })).toEqual([
+      'doubt nothing_chosen: no slot is chosen, so none is protected: rule name_like "app%" matches no logical slot of the primary: correct slots.include, or create the slot',
+    ]);
+    expect(told({ slots: [slot("app_scratch", 500)] })).toEqual([
+      expect.stringContaining('rule name_like "app%" matches only slots that slots.exclude leaves out'),
+    ]);
+  });
+
+  test("a rule that matches nothing, where others choose: a warning", () => {
+    const selection = { include: [{ name: "app" }, { name: "billng" }, { plugin: "pgoutput" }], exclude: [] };
+    expect(choose({ selection }).problems).toEqual([
+      'warning rule_matches_nothing: rule name "billng" matches no logical slot of the primary: correct it in slots.include, create the slot, or take the rule out',
+    ]);
+    expect(choose({ selection, registry: UNREADABLE }).problems).toHaveLength(1);
   });
 
   test("flagged slots that there are none of, a few by name", () => {
@@ -203,6 +223,113 @@ describe("what is said of the choice", () => {
       "it is gone",
     );
     expect([status.notChosen, status.slots.map(({ chosenBy }) => chosenBy)]).toEqual([null, [["registry"]]]);
+  });
+});
+
+describe("slots of native subscriptions' table syncs are chosen with their subscription's (K7)", () => {
+  const SYNC = "pg_16400_sync_16389_7714095152818310914";
+  const sub = (more: Partial<LogicalSlot> = {}) => slot("sub1", 500, more);
+  const sync = (more: Partial<LogicalSlot> = {}) => slot(SYNC, 600, more);
+  const BY_NAME: Selection = { include: [{ name: "sub1" }], exclude: [] };
+
+  test.each<[string, Case, string]>([
+    ["by a rule", { slots: [sync(), sub()], selection: BY_NAME }, "table sync of sub1"],
+    ["by the registry", { slots: [sync(), sub()], registry: flagging("sub1") }, "table sync of sub1"],
+    [
+      "by the server's flag, which the sync's own slot may lack",
+      { slots: [sync(), sub({ failover: true })] },
+      "table sync of sub1",
+    ],
+    [
+      "and by its own flag",
+      { slots: [sync({ failover: true }), sub({ failover: true })] },
+      "flag, table sync of sub1",
+    ],
+    [
+      "whose subscription a new primary does not show yet",
+      { slots: [sync()], selection: BY_NAME, known: [record("sub1", "owned", 500)] },
+      "table sync of sub1",
+    ],
+    [
+      "of one of two subscriptions in its database",
+      { slots: [sync(), sub(), slot("sub2", 500)], registry: flagging("sub2", "sub1") },
+      "table sync of sub1 or sub2",
+    ],
+  ])("%s", (_, given, chosenBy) => {
+    expect(choose(given).chosen[SYNC]).toBe(chosenBy);
+  });
+
+  test.each<[string, Case]>([
+    ["whose subscription is not", { slots: [sync(), sub()] }],
+    ["in another database", { slots: [sync({ databaseOid: 2 }), sub()], selection: BY_NAME }],
+    ["with another plugin", { slots: [sync({ plugin: "wal2json" }), sub()], selection: BY_NAME }],
+    [
+      "where the chosen slot is none of a subscription",
+      { slots: [sync(), sub({ plugin: "wal2json" })], selection: BY_NAME },
+    ],
+    [
+      "where another table sync is all that is chosen",
+      { slots: [sync(), slot("pg_1_sync_2_3", 500)], registry: flagging("pg_1_sync_2_3") },
+    ],
+    [
+      "that a rule excludes",
+      { slots: [sync(), sub()], selection: { ...BY_NAME, exclude: [{ nameLike: "pg\\_%\\_sync\\_%" }] } },
+    ],
+    [
+      "whose subscription was chosen, and is not any more",
+      { slots: [sync(), sub()], known: [record("sub1", "owned", 500)] },
+    ],
+    [
+      "whose subscription is given up",
+      { slots: [sync()], known: [record("sub1", "owned", 500, { obsolete: true })] },
+    ],
+  ])("not one %s", (_, given) => {
+    expect(Object.keys(choose(given).chosen)).not.toContain(SYNC);
+  });
+
+  test.each(["pg_16400_sync_16389", "pg_16400_sync_16389_1_2", "pg_a_sync_16389_1", "xpg_1_sync_2_3"])(
+    "%s is not PostgreSQL's name for one",
+    (name) => {
+      expect(choose({ slots: [slot(name, 500), sub()], selection: BY_NAME }).chosen).toEqual({
+        sub1: 'rule name "sub1"',
+      });
+    },
+  );
+
+  test("they come last, for the last free slot is not theirs", () => {
+    const view = primaryView([sync(), sub(), slot("zoo", 500)]);
+    const { chosen } = chooseSlots(view, { include: [{ nameLike: "%" }], exclude: [] }, journalOf());
+    expect(chosen.map(({ name }) => name)).toEqual(["sub1", "zoo", SYNC]);
+  });
+
+  test.each<[string, Partial<LogicalSlot>, boolean]>([
+    ["being made", { confirmedFlushLsn: null }, true],
+    ["whose table is being copied", { copying: true }, true],
+    ["whose copy has ended", {}, false],
+  ])("one %s, and not protected: does not stand against being ready: %s", (_, more, ready) => {
+    const view = primaryView([sub(), sync(more)]);
+    // the guard is past it
+    const start = journalOf([record("sub1", "owned", 500)]);
+    const here = standbyView([sub(), guard(700)]);
+    const judged = judge(view, here, start, BY_NAME, POLICY, memory());
+    const journal = noteObservation(start, {
+      primary: view,
+      standby: here,
+      chosen: judged.chosen,
+      plan: judged.plan,
+      busy: new Set(),
+      filesBusy: false,
+      problems: [],
+      now: NOW,
+    });
+    const status = buildStatus(journal, here, judged.problems, "live");
+    expect(status.slots.map(({ name, protection }) => [name, protection])).toEqual([
+      ["sub1", "synced"],
+      [SYNC, "waiting"],
+    ]);
+    expect([status.ready, answer({ status, certain: true }).code]).toEqual([ready, ready ? 0 : 1]);
+    // its end writes no WAL: from the journal alone nobody can say that it has not come
+    expect(buildStatus(journal, here, [], "journal").ready).toBe(false);
   });
 });
 
