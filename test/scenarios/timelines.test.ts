@@ -10,7 +10,7 @@ import type { PgServer } from "../../src/sandbox/server.ts";
 import { startCluster } from "../support/cluster-fixture.ts";
 import { createLogicalSlot } from "../support/consumer.ts";
 import { slotIn } from "../support/file-way.ts";
-import { describeEach, usedOf } from "../support/majors.ts";
+import { describeEach, testedMajors } from "../support/majors.ts";
 import { startSidecar, type TestSidecar } from "../support/sidecar.ts";
 import { confirm, peek, positionOf } from "../support/slots.ts";
 import { followInstead, hostsOf, syncSlots, untilFinished, untilStaged } from "../support/steps.ts";
@@ -35,10 +35,19 @@ async function protect(sidecar: TestSidecar, a: PgServer, standby: PgServer, nam
   await sidecar.untilSlot(name, "synced");
 }
 
+/** The same of a second standby, once the slot is on the primary. */
+async function protectedToo(sidecar: TestSidecar, standby: PgServer, name: string): Promise<void> {
+  if (standby.major < 16) {
+    await untilStaged(sidecar, name);
+    await standby.restart();
+  }
+  await sidecar.untilSlot(name, "synced");
+}
+
 /** Rows that one of the standbys never gets, and a subscriber that has them; resolves when the sidecars have seen where it stands. */
 async function getAhead(a: PgServer, name: string, ...sidecars: TestSidecar[]): Promise<Lsn> {
   await insert(a, 1, 50);
-  await writeWal(a, 20_000);
+  await writeWal(a, 200_000);
   await confirm(a, name);
   const position = await positionOf(a, name);
   for (const sidecar of sidecars)
@@ -86,13 +95,31 @@ function lineOf(report: FinishReport | null, name: string): FinishedSlot {
   return line;
 }
 
+/** The report says that the subscriber has more than the node, and from where on. */
+function expectNamed(report: FinishReport | null, name: string, position: Lsn): void {
+  const { confirmedBeyondEndBytes, certain, endOfWalLsn } = lineOf(report, name);
+  expect(confirmedBeyondEndBytes).toBeGreaterThan(0);
+  expect(certain).toBe(true);
+  expect(Number(position - parseLsn(endOfWalLsn ?? ""))).toBe(confirmedBeyondEndBytes);
+}
+
+/** What {@link overtake} wrote, all of it, and nothing that this node does not have. */
+async function expectAllSent(server: PgServer, name: string): Promise<void> {
+  const { sent, there } = await sentAndThere(server, name);
+  expect(sent).toEqual(there);
+  expect(there).toHaveLength(50);
+}
+
 async function promote(standby: PgServer): Promise<void> {
   standby.promote();
   await standby.waitPromoted();
 }
 
-describeEach([16], usedOf([13, 14, 15, 16, 17, 18]).concat(), (major) => {
-  test("after two failovers, the sidecar having seen the first primary only, a subscriber that was ahead of that failover is sent every row from there on, and the gap report names it (I14, K3)", async () => {
+const MAJORS = [16];
+const used = process.env.PG_MAJORS === undefined ? MAJORS : testedMajors();
+
+describeEach(used, used, (major) => {
+  test("after two failovers, the sidecar having seen the first primary only, a subscriber that was ahead of the first is sent every row from there on, and the gap report names it (I14, K3)", async () => {
     const { a, standbys, proxy } = await startNodes(major, 2);
     const [b, c] = standbys as [PgServer, PgServer];
     const sidecar = await startSidecar(c, { nap: SOON, primary: { dsn: hostsOf(a), patroniUrl: null } });
@@ -108,12 +135,53 @@ describeEach([16], usedOf([13, 14, 15, 16, 17, 18]).concat(), (major) => {
     await b.kill();
     c.promote();
     const { finish } = await untilFinished(sidecar);
-    const { sent, there } = await sentAndThere(c, "kept");
-    expect(sent).toEqual(there);
-    expect(there).toHaveLength(50);
-    const line = lineOf(finish, "kept");
-    expect(line).toMatchObject({ timeline: 1, certain: true });
-    expect(line.confirmedBeyondEndBytes).toBeGreaterThan(0);
-    expect(parseLsn(line.endOfWalLsn ?? "")).toBeLessThan(position);
+    await expectAllSent(c, "kept");
+    expectNamed(finish, "kept", position);
+    expect(lineOf(finish, "kept").timeline).toBe(1);
+  });
+
+  test("after two failovers, the sidecars following, a subscriber that never came back from the first gap is sent every row and is named by the second report as well (I14, K3)", async () => {
+    const { a, standbys, proxy } = await startNodes(major, 2);
+    const [b, c] = standbys as [PgServer, PgServer];
+    const primary = { dsn: hostsOf(a, b), patroniUrl: null };
+    const beside = await startSidecar(b, { nap: SOON, primary: { dsn: hostsOf(a), patroniUrl: null } });
+    const sidecar = await startSidecar(c, { nap: SOON, primary });
+    await protect(beside, a, b, "kept");
+    await protectedToo(sidecar, c, "kept");
+    await proxy.halfOpen();
+    const position = await getAhead(a, "kept", beside, sidecar);
+    await a.kill();
+    b.promote();
+    expectNamed((await untilFinished(beside)).finish, "kept", position);
+    await followInstead(c, b);
+    const restored = await positionOf(b, "kept");
+    await sidecar.until("the new primary's slot", (status) => positionIn(status, "kept") === restored);
+    await overtake(b, position);
+    await waitForReplay(b, c);
+    await b.kill();
+    c.promote();
+    const { finish } = await untilFinished(sidecar);
+    await expectAllSent(c, "kept");
+    expectNamed(finish, "kept", position);
+    expect(lineOf(finish, "kept").detail).toContain("on timeline 1 its subscriber had confirmed");
+  });
+
+  test("a new primary that crashed before it was finished: what its last recovery replayed is its own, and every row of it is sent to a subscriber that was ahead (I14, K3)", async () => {
+    const { a, standbys, proxy } = await startNodes(major, 1);
+    const [b] = standbys as [PgServer];
+    const before = await startSidecar(b, { nap: SOON, primary: { dsn: hostsOf(a), patroniUrl: null } });
+    await protect(before, a, b, "kept");
+    await proxy.halfOpen();
+    const position = await getAhead(a, "kept", before);
+    await before.stop();
+    await a.kill();
+    await promote(b);
+    await overtake(b, position);
+    await b.kill();
+    await b.start();
+    const { stateDirectory } = before;
+    const { finish } = await untilFinished(await startSidecar(b, { nap: SOON, stateDirectory }));
+    await expectAllSent(b, "kept");
+    expectNamed(finish, "kept", position);
   });
 });
