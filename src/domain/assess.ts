@@ -54,9 +54,10 @@ export function assessLive(input: AssessInput, primary: PrimaryView): Assessment
   const verdicts = new Map(judged.plan.verdicts);
   const asRecorded = asPromoted(journal, standby);
   for (const slot of judged.chosen) {
-    if (!isFailoverReady(verdicts.get(slot.name)?.protection ?? "waiting")) continue;
+    const protection = verdicts.get(slot.name)?.protection ?? "waiting";
+    if (!isFailoverReady(protection)) continue;
     const known = journal.slots.get(slot.name);
-    const why = whyNotKept(known, slot, asRecorded) ?? whyUnwatched(known, slot, input);
+    const why = whyNotKept(known, protection, slot, asRecorded) ?? whyUnwatched(known, slot, input);
     if (why !== null) verdicts.set(slot.name, unrecorded(input, why));
   }
   const seen = noteObservation(journal, {
@@ -133,7 +134,7 @@ export function assessFromJournal(input: AssessInput, whyNot: string): Assessmen
     [...journal.slots].map(([name, record]) => {
       const last = withLastVerdict(record, verdicts.get(name));
       if (record.obsolete || !isFailoverReady(last.protection)) return [name, last];
-      const why = whyNotKept(record, null, asRecorded);
+      const why = whyNotKept(record, last.protection, null, asRecorded);
       return [name, why === null ? last : { ...last, ...waiting("not_recorded", why) }];
     }),
   );

@@ -121,7 +121,10 @@ function replayedThere({ primary, standby }: Observed, journal: JournalState): L
   return there ? standby.replayLsn : null;
 }
 
-type Ownership = Pick<SlotRecord, "state" | "served" | "ours" | "births" | "maxTarget" | "dropping"> &
+type Ownership = Pick<
+  SlotRecord,
+  "state" | "served" | "ours" | "births" | "maxTarget" | "bornAt" | "dropping"
+> &
   Provision;
 
 /** A copy on its way that has not come in this time will not. */
@@ -136,7 +139,7 @@ function settle(name: string, known: SlotRecord | undefined, seen: Observed): Ow
   if (local && isServed(local)) return servedNow(local, known?.births ?? []);
   // the server's own has gone: whatever is here now is not that
   if (!known || known.served) return { ...NOT_HERE, births: known?.births ?? [] };
-  const { state, ours, maxTarget, dropping, staged, origin, proof } = known;
+  const { state, ours, maxTarget, bornAt, dropping, staged, origin, proof } = known;
   const arrived = known.births.filter((birth) => local !== undefined && isBornAs(local, birth));
   // of two that were sent to one position only one has come: the other may, after this one has been dropped
   const settled = arrived.length === 1 ? arrived : [];
@@ -152,13 +155,14 @@ function settle(name: string, known: SlotRecord | undefined, seen: Observed): Ow
       ours: { databaseOid, plugin, twoPhase },
       births,
       maxTarget: furthest(stays ? maxTarget : null, confirmedFlushLsn),
+      bornAt: stays ? bornAt : confirmedFlushLsn,
       dropping: stays && dropping,
       ...provisionNow(known, local, stays),
     };
   }
   const atWork = state === "owned" && ours !== null && seen.busy.has(ours.databaseOid);
   if (state === "owned" && (local || atWork))
-    return { state, served: false, ours, births, maxTarget, dropping, staged, origin, proof };
+    return { state, served: false, ours, births, maxTarget, bornAt, dropping, staged, origin, proof };
   const left = births.length > 0 ? "creating" : "seen";
   return { ...NOT_HERE, state: left, births, staged: stillStaged(known, seen) };
 }
@@ -169,6 +173,7 @@ const NOT_HERE: Ownership = {
   ours: null,
   births: [],
   maxTarget: null,
+  bornAt: null,
   dropping: false,
   ...UNPROVISIONED,
 };
@@ -357,6 +362,7 @@ export function noteAdopted(
     state: "owned",
     ours,
     maxTarget: at,
+    bornAt: at,
     dropping: false,
     failure: null,
     staged: [],
@@ -418,6 +424,7 @@ export function noteDone(journal: JournalState, action: Action): JournalState {
         state: "owned",
         ours: { databaseOid: action.databaseOid, plugin: action.plugin, twoPhase: false },
         maxTarget: action.to,
+        bornAt: action.to,
         dropping: false,
         failure: null,
         staged: [],
@@ -432,6 +439,7 @@ export function noteDone(journal: JournalState, action: Action): JournalState {
         state: births.length > 0 ? "creating" : "seen",
         ours: null,
         maxTarget: null,
+        bornAt: null,
         dropping: false,
         origin: null,
         proof: UNPROVISIONED.proof,
@@ -618,6 +626,7 @@ export function noteFinish(
         served: false,
         births: [],
         maxTarget: step.to,
+        bornAt: step.to,
         staged: [],
         origin: null,
         proof: PROVEN,

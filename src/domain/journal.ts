@@ -101,6 +101,8 @@ export interface SlotRecord extends SlotIdentity, Provision, Sighting {
   births: readonly Birth[];
   /** The furthest position we ever moved, or were about to move, our slot to. Beyond it somebody else has had a hand on it (I7). */
   maxTarget: Lsn | null;
+  /** Where our slot stood when it came. No crash takes it back behind that: what stands there was put in its place (I7). */
+  bornAt: Lsn | null;
   /** Its drop has been sent, and may come at any time: it is not counted on, even if it has become safe since. */
   dropping: boolean;
   /** The position the subscriber had confirmed when the primary was last seen (I1, the gap report); null while it is being made. */

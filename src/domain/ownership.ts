@@ -5,8 +5,8 @@ import { type SlotIdentity, type StandbySlot, sameIdentity } from "./slot.ts";
 
 /**
  * True when the journal proves that this slot on the standby is ours (I7): recorded, the same database, plugin and two_phase,
- * and nowhere beyond the furthest position we ever moved it to. A slot that somebody made anew or consumed under the name
- * stands beyond it. What the server has synced by itself (17+) is never ours. Cut off between the intent and its outcome, it is ours at the very position at which it was to be born.
+ * between where it came and the furthest position we ever moved it to. A slot that somebody else makes or consumes under the name
+ * stands beyond that, and one that is loaded from an old file may stand before it. What the server has synced by itself (17+) is never ours. Cut off between the intent and its outcome, it is ours at the very position at which it was to be born.
  */
 export function isOurs(local: StandbySlot, record: SlotRecord | undefined): boolean {
   if (!record || local.temporary || local.synced || local.confirmedFlushLsn === null) return false;
@@ -14,6 +14,7 @@ export function isOurs(local: StandbySlot, record: SlotRecord | undefined): bool
   if (record.staged.some((staged) => isLoadedFrom(local, staged))) return true;
   if (record.state !== "owned" || record.served || record.ours === null || !sameIdentity(local, record.ours))
     return false;
+  if (record.bornAt !== null && local.confirmedFlushLsn < record.bornAt) return false;
   return record.maxTarget !== null && local.confirmedFlushLsn <= record.maxTarget;
 }
 

@@ -6,7 +6,7 @@ import { type FinishInput, type FinishStep, standing } from "./finish.ts";
 import type { JournalState, SlotRecord } from "./journal.ts";
 import { formatLsn, type Lsn } from "./lsn.ts";
 import type { StandbyView } from "./observation.ts";
-import { isFailoverReady, waiting } from "./protection.ts";
+import { isFailoverReady, type Protection, waiting } from "./protection.ts";
 import { type SlotIdentity, sameIdentity } from "./slot.ts";
 import { historyIfPromoted } from "./timeline.ts";
 
@@ -36,9 +36,13 @@ function keptAt(step: FinishStep): Lsn | null {
   }
 }
 
-/** Why a promotion now would not keep the slot where it can go on, or null when it would. `shown` is the primary's slot, where it was seen. */
+/**
+ * Why a promotion now would not keep the slot as the verdict says, or null when it would. `shown` is the primary's slot, where it was seen.
+ * Room for a copy is counted only for slots that are called guarded: one that is called synced must be kept as it is.
+ */
 export function whyNotKept(
   record: SlotRecord | undefined,
+  verdict: Protection,
   shown: Shown | null,
   input: FinishInput,
 ): string | null {
@@ -47,6 +51,8 @@ export function whyNotKept(
   if (shown !== null && !sameIdentity(record, shown))
     return "the journal knows another slot of this name (database, plugin or two_phase differ)";
   const step = standing(record, input);
+  if (verdict === "synced" && step.kind === "materialise")
+    return step.dropFirst ?? "it would have to be copied out of the guard";
   const at = keptAt(step);
   if (at === null) return "why" in step && step.why ? step.why : "it would not be kept";
   // I1: the primary has taken it back since
@@ -61,7 +67,7 @@ export function withStanding(journal: JournalState, standby: StandbyView): Journ
   const slots = new Map(
     [...journal.slots].map(([name, record]) => {
       if (record.obsolete || !isFailoverReady(record.protection)) return [name, record];
-      const why = whyNotKept(record, null, input);
+      const why = whyNotKept(record, record.protection, null, input);
       return [name, why === null ? record : { ...record, ...waiting("not_recorded", why) }];
     }),
   );

@@ -227,6 +227,7 @@ function encodeSlot(record: SlotRecord): EncodedBody["slots"][number] {
     })),
     ...encodeProvision(record),
     maxTarget: lsnText(record.maxTarget),
+    bornAt: lsnText(record.bornAt),
     dropping: record.dropping,
     primaryConfirmedFlushLsn: lsnText(record.primaryConfirmedFlushLsn),
     timeline: finiteOrNull(record.timeline),

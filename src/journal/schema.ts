@@ -121,6 +121,8 @@ const slotFields = z.strictObject({
   ours: z.strictObject({ databaseOid: oid, plugin: z.string(), twoPhase: z.boolean() }).nullable(),
   births: z.array(z.strictObject({ databaseOid: oid, plugin: z.string(), at: lsn, since: time })),
   maxTarget: lsn.nullable(),
+  // journals of version 1 do not say
+  bornAt: lsn.nullable().default(null),
   dropping: z.boolean(),
   primaryConfirmedFlushLsn: lsn.nullable(),
   // journals of before positions had timelines do not say; the next look does

@@ -49,6 +49,7 @@ function record(name: string, confirmed: number, more: Partial<SlotRecord> = {})
     ours: { databaseOid: 5, plugin: "pgoutput", twoPhase: false },
     births: [],
     maxTarget: lsn(confirmed),
+    bornAt: null,
     dropping: false,
     primaryConfirmedFlushLsn: lsn(confirmed),
     primaryRestartLsn: lsn(confirmed - 10),

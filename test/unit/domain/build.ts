@@ -80,6 +80,7 @@ export function record(
     ours: state === "owned" ? OURS : null,
     births: state === "creating" && maxTarget !== null ? [birth(maxTarget)] : [],
     maxTarget: state === "owned" ? furthest : null,
+    bornAt: null,
     dropping: false,
     primaryConfirmedFlushLsn: furthest,
     timeline: 1,

@@ -45,6 +45,8 @@ export interface StandbySlot extends Slot {
 /** On the standby's disk, and not in its memory: loaded at its next start. */
 export interface Folder extends Slot {
   foreign: boolean;
+  /** Loaded, it could be ours that a crash has taken back: nothing tells the two apart, and it must serve as well. */
+  asOurs?: boolean;
 }
 
 export interface Pin extends Position {
@@ -425,7 +427,12 @@ export class FileWorld {
     }
     this.maxSlots = this.maxSlotsNext;
     for (const folder of this.folders.values())
-      this.standby.set(folder.name, { ...folder, meant: folder.confirmed, consumed: false });
+      this.standby.set(folder.name, {
+        ...folder,
+        foreign: folder.foreign && !folder.asOurs,
+        meant: folder.confirmed,
+        consumed: false,
+      });
     this.folders.clear();
     this.run += 1;
     this.disconnect();
@@ -450,13 +457,14 @@ export class FileWorld {
   }
 
   /** Somebody else puts a slot's file of some time ago there. */
-  foreignFolder(name: string): void {
+  foreignFolder(name: string, couldBeOurs: (confirmed: bigint) => boolean): void {
     const slot = this.primary.get(name);
     if (!slot || slot.confirmed === null || this.folders.has(name) || this.standby.has(name)) return;
     this.intrusions += 1;
     const { db, plugin, twoPhase } = slot;
     const saved = { ...slot.saved, confirmed: slot.saved.confirmed - 1n };
-    this.folders.set(name, { name, db, plugin, twoPhase, ...saved, saved, foreign: true });
+    const asOurs = couldBeOurs(saved.confirmed);
+    this.folders.set(name, { name, db, plugin, twoPhase, ...saved, saved, foreign: true, asOurs });
   }
 
   // ---- what the sidecar sees

@@ -19,7 +19,11 @@ import { FileWorld, MB } from "./file-world.ts";
 const RUNS = Number(process.env.SLOTSYNC_PROPERTY_RUNS ?? 400);
 /** The everyday run takes the same histories each time, so that a failure is of the change at hand; a longer one takes new ones. */
 const SEED = process.env.SLOTSYNC_SEED
-  ? { seed: Number(process.env.SLOTSYNC_SEED) }
+  ? {
+      seed: Number(process.env.SLOTSYNC_SEED),
+      // of a failure: straight to the history that shows it
+      ...(process.env.SLOTSYNC_PATH ? { path: process.env.SLOTSYNC_PATH } : {}),
+    }
   : process.env.SLOTSYNC_PROPERTY_RUNS
     ? {}
     : { seed: 20_261_121 };
@@ -229,7 +233,13 @@ const handStep = fc.oneof(
   ),
   name.map((slot) =>
     shown(`foreignFolder(${slot})`, (model) => {
-      model.world.foreignFolder(slot);
+      // a state of the same slot, from where ours came to where it has been: nothing tells it from ours that a crash has taken back,
+      // and it may serve like that one
+      const { bornAt = null, maxTarget = null } = model.saved.slots.get(slot) ?? {};
+      model.world.foreignFolder(
+        slot,
+        (at) => bornAt !== null && maxTarget !== null && bornAt <= at && at <= maxTarget,
+      );
       model.untouched = false;
     }),
   ),

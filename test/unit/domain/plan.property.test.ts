@@ -17,7 +17,11 @@ import {
 const RUNS = Number(process.env.SLOTSYNC_PROPERTY_RUNS ?? 1_000);
 /** The everyday run takes the same histories each time, so that a failure is of the change at hand; a longer one takes new ones. */
 const SEED = process.env.SLOTSYNC_SEED
-  ? { seed: Number(process.env.SLOTSYNC_SEED) }
+  ? {
+      seed: Number(process.env.SLOTSYNC_SEED),
+      // of a failure: straight to the history that shows it
+      ...(process.env.SLOTSYNC_PATH ? { path: process.env.SLOTSYNC_PATH } : {}),
+    }
   : process.env.SLOTSYNC_PROPERTY_RUNS
     ? {}
     : { seed: 20_261_121 };
