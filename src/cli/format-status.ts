@@ -3,6 +3,7 @@ import { answer } from "../domain/assess.ts";
 import type { NotChosen } from "../domain/choice.ts";
 import type { Protection } from "../domain/protection.ts";
 import { isFailoverReady } from "../domain/protection.ts";
+import { hasFailed, type RestartRecord } from "../domain/restart.ts";
 import type { RestartStatus, SlotStatus, Status } from "../domain/status.ts";
 import type { LockHolder } from "../journal/lock.ts";
 import { formatFinish } from "./format-finish.ts";
@@ -109,11 +110,20 @@ function formatRestart({ slots, guards, last }: RestartStatus, now: number): str
   if (last !== null)
     lines.push(
       printable(
-        `last restart: ${formatAge(now - last.at)} ago, ${last.outcome}${last.detail ? ` (${last.detail})` : ""}`,
+        `last restart: ${formatAge(now - last.at)} ago, ${last.outcome.replace("_", " ")}${last.detail ? ` (${last.detail})` : ""}${slots + guards > 0 ? nextTry(last, now) : ""}`,
       ),
       "\n",
     );
   return lines.join("");
+}
+
+/** When a command that has failed is run again. */
+function nextTry(last: RestartRecord, now: number): string {
+  if (!hasFailed(last)) return "";
+  if (last.window !== null && last.outcome === "failed") return "; tried again in the next window";
+  const left = (last.retryAt ?? 0) - now;
+  const when = left > 0 ? `in ${formatAge(left)}` : "now";
+  return `; tried again ${when}${last.window === null ? "" : " or in the next window"}`;
 }
 
 function count(number: number, what: string): string {

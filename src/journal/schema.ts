@@ -177,8 +177,11 @@ const finish = z.strictObject({
 const restart = z.strictObject({
   at: time,
   names: z.array(z.string()),
-  outcome: z.enum(["running", "done", "failed"]),
+  outcome: z.enum(["running", "done", "failed", "not_started"]),
   detail: z.string().nullable(),
+  // version 1 never tried again what had failed
+  failures: z.number().int().nonnegative().default(0),
+  retryAt: time.nullable().default(null),
   window: time.nullable(),
 });
 

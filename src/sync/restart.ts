@@ -5,7 +5,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { JournalState } from "../domain/journal.ts";
 import { isProven } from "../domain/proof.ts";
-import { decideRestart, type RestartPolicy, type RestartRecord } from "../domain/restart.ts";
+import { decideRestart, failedRestart, type RestartPolicy, type RestartRecord } from "../domain/restart.ts";
 import { isStandby } from "../observe/standby.ts";
 import { describeError } from "../pg/errors.ts";
 import type { PgSession } from "../pg/session.ts";
@@ -22,7 +22,7 @@ export interface RestartOptions {
   timeoutMs: number;
 }
 
-/** A command that could not be started is tried again after this time, … */
+/** What kept the command from being tried is asked again after this time, … */
 const TRY_AGAIN_MS = 30_000;
 /** … and the lock that another sidecar has, after this. */
 const LOCK_AGAIN_MS = 3_000;
@@ -79,8 +79,22 @@ export class RestartKeeper {
       // asked once more at the last moment: a primary is never restarted
       const control = await sidecar.standby.control();
       if (sidecar.journal.phase !== "standby" || !(await isStandby(control))) return;
-      const record: RestartRecord = { at: sidecar.now(), names, outcome: "running", detail: null, window };
+      const record: RestartRecord = {
+        at: sidecar.now(),
+        names,
+        outcome: "running",
+        detail: null,
+        failures: 0,
+        retryAt: null,
+        window,
+      };
       const before = sidecar.journal.restart;
+      const noteFailed = async (outcome: "failed" | "not_started", detail: string) => {
+        const failed = failedRestart(record, outcome, detail, before, sidecar.now());
+        await sidecar.record({ ...sidecar.journal, restart: failed });
+        const again = new Date(failed.retryAt ?? 0).toISOString();
+        sidecar.log.error(`the restart command failed: ${detail}. It is not tried again before ${again}`);
+      };
       await sidecar.record({ ...sidecar.journal, restart: record });
       sidecar.log.info({ names }, `restarting the standby for ${names.length} staged slot(s)`);
       const since = sidecar.lastLook.view.feedbackSession;
@@ -88,20 +102,21 @@ export class RestartKeeper {
       const { signal } = sidecar.options;
       const result = await runRestartCommand(command, { timeoutMs, log: sidecar.log, signal }).catch(
         async (error: unknown) => {
-          // it never ran: nothing was interrupted, and nothing tried
-          if (!signal.aborted) await sidecar.record({ ...sidecar.journal, restart: before });
-          throw error;
+          if (signal.aborted) throw error;
+          // nothing was interrupted
+          await noteFailed("not_started", describeError(error));
+          return null;
         },
       );
+      if (result === null) return;
       const failure = result.timedOut
         ? `it took longer than ${timeoutMs / 1_000} s`
         : result.code === 0
           ? null
           : `it ended with ${result.signal ?? `exit code ${result.code}`}`;
-      if (failure) sidecar.log.error(`the restart command failed: ${failure}`);
-      const outcome = failure === null ? "done" : "failed";
-      await sidecar.record({ ...sidecar.journal, restart: { ...record, outcome, detail: failure } });
-      if (failure === null) await this.#awaitBack(sidecar, since);
+      if (failure !== null) return await noteFailed("failed", failure);
+      await sidecar.record({ ...sidecar.journal, restart: { ...record, outcome: "done" } });
+      await this.#awaitBack(sidecar, since);
     } finally {
       await session.close();
     }

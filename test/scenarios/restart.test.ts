@@ -81,20 +81,49 @@ describe("restart.mode immediate", () => {
     expect(await startedAt(standby)).toBe(since);
   });
 
-  test("a restart that did not help is not repeated for the same slots, and the status says how it went", async () => {
+  test("a restart command that failed is not run again at once, the status says when, and then it is; a success ends that (K7)", async () => {
     const { primary, standby } = await startCluster({ major: 15 });
     await createLogicalSlot(primary, "app");
-    const restart = await restarter(() => Promise.reject(new Error("no")));
-    const sidecar = await startSidecar(standby, { nap, policy: file, restart: options(restart.command) });
-    await sidecar.until("the failed restart", ({ restart: status }) => status?.last?.outcome === "failed");
+    let mended = false;
+    const restart = await restarter(() => (mended ? standby.restart() : Promise.reject(new Error("no"))));
+    let ahead = 0;
+    const sidecar = await startSidecar(standby, {
+      nap,
+      policy: file,
+      restart: options(restart.command),
+      now: () => Date.now() + ahead,
+    });
+    const failed = async (failures: number) =>
+      sidecar.until(`failure ${failures}`, ({ restart: status }) => status?.last?.failures === failures);
+    const first = await failed(1);
     const cycles = sidecar.history.length;
     await eventually(() => sidecar.history.length > cycles + 3, { what: "a few more cycles" });
     expect(restart.calls).toBe(1);
-    expect(sidecar.status?.restart).toMatchObject({
-      slots: 1,
-      last: { detail: "it ended with exit code 1" },
-    });
+    const { last } = first.restart ?? {};
+    expect(last).toMatchObject({ outcome: "failed", detail: "it ended with exit code 1" });
+    expect((last?.retryAt ?? 0) - (last?.at ?? 0)).toBeGreaterThanOrEqual(60_000);
     expect(sidecar.status?.slots[0]).toMatchObject({ reason: "restart_pending" });
+    ahead = 61_000;
+    await failed(2);
+    mended = true;
+    ahead += 121_000;
+    await sidecar.untilSlot("app", "synced");
+    expect(restart.calls).toBe(3);
+    await sidecar.until("it to be done", ({ restart: status }) => status?.last?.outcome === "done");
+    expect(sidecar.status?.restart?.last).toMatchObject({ failures: 0, retryAt: null });
+  });
+
+  test("a restart command that cannot be started is told with the reason, and tried again when the status says", async () => {
+    const { primary, standby } = await startCluster({ major: 15 });
+    await createLogicalSlot(primary, "app");
+    const command = ["/nonexistent/restart-it"];
+    const sidecar = await startSidecar(standby, { nap, policy: file, restart: options(command) });
+    const { restart } = await sidecar.until(
+      "the failure",
+      ({ restart: status }) => status?.last?.outcome === "not_started",
+    );
+    expect(restart?.last).toMatchObject({ failures: 1, detail: expect.stringContaining("ENOENT") });
+    expect(restart?.last?.retryAt).toBeGreaterThan(restart?.last?.at ?? 0);
   });
 
   test("two sidecars of one primary do not restart their standbys at the same time", async () => {

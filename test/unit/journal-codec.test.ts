@@ -215,8 +215,10 @@ const journal: fc.Arbitrary<JournalState> = fc.record(
         {
           at: time,
           names: fc.array(text, { maxLength: 3 }),
-          outcome: fc.constantFrom("running", "done", "failed"),
+          outcome: fc.constantFrom("running", "done", "failed", "not_started"),
           detail: orNull(text),
+          failures: fc.nat(),
+          retryAt: orNull(time),
           window: orNull(time),
         },
         { noNullPrototype: true },

@@ -7,7 +7,15 @@ import type { Sidecar } from "../../src/sync/sidecar.ts";
 import { journalOf, NOW, record } from "./domain/build.ts";
 
 function namesLeft(outcome: RestartRecord["outcome"], proof = PROVEN, staged: string[] = []): string[] {
-  const restart = { at: NOW - 1_000, names: ["x", "y"], outcome, detail: null, window: null };
+  const restart = {
+    at: NOW - 1_000,
+    names: ["x", "y"],
+    outcome,
+    detail: null,
+    failures: 0,
+    retryAt: null,
+    window: null,
+  };
   const journal = journalOf([record("x", "owned", 500, { proof })], { restart });
   const sidecar = { now: () => NOW, journal, lastLook: { view: { inRecovery: true } } };
   const options = { policy: { mode: "never" as const }, window: null, command: [], timeoutMs: 1_000 };

@@ -14,6 +14,7 @@ import {
   table,
 } from "../../../src/cli/terminal.ts";
 import type { Lsn } from "../../../src/domain/lsn.ts";
+import type { RestartRecord } from "../../../src/domain/restart.ts";
 import { prettyLine } from "../../../src/log/pretty.ts";
 import { aFinish, aSlot, aStatus, NOW } from "./samples.ts";
 
@@ -248,5 +249,26 @@ describe("the log for people", () => {
       '03:04:05.678 warn  a slot is in the way slot="app" reason="name_conflict"\n',
     );
     expect(prettyLine("not JSON\n")).toBe("not JSON\n");
+  });
+});
+
+describe("a restart command that failed", () => {
+  const told = (more: Partial<RestartRecord>) => {
+    const last = { at: NOW - 5_000, names: ["a"], detail: "no", failures: 1, window: null, ...more };
+    const restart = { slots: 1, guards: 0, staged: ["a"], last: last as RestartRecord };
+    const shown = { standby: "db2", status: aStatus({ restart }), certain: true, sidecar: null };
+    return /last restart: .*/.exec(formatStatus(shown, NOW, plain))?.[0];
+  };
+
+  it("is told with when it is tried again, and one that did its work is not", () => {
+    const retryAt = NOW + 60_000;
+    expect(told({ outcome: "failed", retryAt })).toBe(
+      `last restart: 5 s ago, failed (no); tried again in ${formatAge(60_000)}`,
+    );
+    expect(told({ outcome: "failed", retryAt, window: NOW - 9_000 })).toMatch(/in the next window$/);
+    expect(told({ outcome: "not_started", retryAt: NOW })).toBe(
+      "last restart: 5 s ago, not started (no); tried again now",
+    );
+    expect(told({ outcome: "done", retryAt: null, detail: null })).toBe("last restart: 5 s ago, done");
   });
 });

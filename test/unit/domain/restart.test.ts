@@ -2,6 +2,7 @@
 import { describe, expect, test } from "vitest";
 import {
   decideRestart,
+  failedRestart,
   type RestartInput,
   type RestartRecord,
   type WhyNoRestart,
@@ -25,6 +26,8 @@ const lastFor = (names: string[], more: Partial<RestartRecord> = {}): RestartRec
   names,
   outcome: "done",
   detail: null,
+  failures: 0,
+  retryAt: null,
   window: null,
   ...more,
 });
@@ -49,7 +52,24 @@ describe("a restart is refused", () => {
     ["when the window is yet to open", { ...windowed, now: WINDOW.openedAt - 1 }, "window_closed"],
     ["twice for the same set", { last: lastFor(["a", "b"]) }, "did_not_help"],
     ["twice for a part of the set", { last: lastFor(["a", "b", "c"]) }, "did_not_help"],
-    ["again after it failed", { last: lastFor(["a", "b"], { outcome: "failed" }) }, "did_not_help"],
+    [
+      "again after it failed, before its pause is over",
+      { last: lastFor(["a", "b"], { outcome: "failed", failures: 1, retryAt: NOW + 1 }) },
+      "retry_later",
+    ],
+    [
+      "for something new while a failed one pauses: no command is run for each slot that is staged",
+      { last: lastFor(["a"], { outcome: "not_started", failures: 3, retryAt: NOW + 1 }) },
+      "retry_later",
+    ],
+    [
+      "in the window in which it failed, though its pause is over",
+      {
+        ...windowed,
+        last: lastFor(["a", "b"], { at: NOW - 500, outcome: "failed", failures: 1, retryAt: NOW }),
+      },
+      "window_used",
+    ],
     [
       "again when the sidecar was killed during it, for it may have been done",
       { last: lastFor(["a", "b"], { outcome: "running" }) },
@@ -89,7 +109,46 @@ describe("a restart is made", () => {
       ["a", "b"],
       WINDOW.openedAt,
     ],
+    [
+      "again for the same set once the pause after a failure is over",
+      { last: lastFor(["a", "b"], { outcome: "failed", failures: 1, retryAt: NOW }) },
+      ["a", "b"],
+      null,
+    ],
+    [
+      "again in the next window after a failure",
+      {
+        ...windowed,
+        last: lastFor(["a", "b"], { outcome: "failed", failures: 1, retryAt: NOW, window: 1 }),
+      },
+      ["a", "b"],
+      WINDOW.openedAt,
+    ],
+    [
+      "again in the same window when the command could not be started at all",
+      {
+        ...windowed,
+        last: lastFor(["a", "b"], { at: NOW - 500, outcome: "not_started", failures: 1, retryAt: NOW }),
+      },
+      ["a", "b"],
+      WINDOW.openedAt,
+    ],
   ])("%s", (_, more, names, window) => {
     expect(decideRestart({ ...base, ...more })).toEqual({ restart: true, names, window });
+  });
+});
+
+test("the pauses after failures in a row grow from a minute to half an hour, and begin anew after a success", () => {
+  const record = lastFor(["a"], { outcome: "running" });
+  let last: RestartRecord | null = null;
+  const minutes = Array.from({ length: 8 }, () => {
+    last = failedRestart(record, "failed", "exit code 1", last, NOW);
+    return ((last.retryAt ?? 0) - NOW) / 60_000;
+  });
+  expect(minutes).toEqual([1, 2, 4, 8, 16, 30, 30, 30]);
+  const success = lastFor(["a"], { failures: 8 });
+  expect(failedRestart(record, "failed", "", success, NOW)).toMatchObject({
+    failures: 1,
+    retryAt: NOW + 60_000,
   });
 });
