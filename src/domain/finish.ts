@@ -339,7 +339,11 @@ export function finishedSlot(
       ? `on timeline ${seen.timeline} its subscriber had confirmed ${formatLsn(seen.lsn)}, and was not seen to go on from ${line.endOfWalLsn}, where that timeline was left`
       : null;
   const details = [line.detail, former].filter((text) => text !== null);
-  return { ...line, detail: details.length === 0 ? null : details.join("; "), repair: wanted ? repairFor(line, goesOn) : null };
+  return {
+    ...line,
+    detail: details.length === 0 ? null : details.join("; "),
+    repair: wanted ? repairFor(line, goesOn) : null,
+  };
 }
 
 /** A table sync has its own repair: the subscription's would not reach it. */
