@@ -1,15 +1,16 @@
 /** Moving our slots forward by decoding, many in one statement (one round trip, one transaction). */
 import type { Action } from "../domain/action.ts";
-import { formatLsn } from "../domain/lsn.ts";
+import { formatLsn, type Lsn } from "../domain/lsn.ts";
 import type { PgSession } from "../pg/session.ts";
 import {
   ADVANCE_SLOTS,
+  advanceSeenSlot,
   advanceSlot,
   type Role,
   SET_STATEMENT_TIMEOUT,
   SHOW_STATEMENT_TIMEOUT,
 } from "../pg/sql.ts";
-import { expectDone, type Outcome, SlotMovedError, WrongRoleError } from "./errors.ts";
+import { expectDone, expectUnmoved, type Outcome, SlotMovedError, WrongRoleError } from "./errors.ts";
 
 type Advance = Extract<Action, { kind: "advance" }>;
 
@@ -51,7 +52,23 @@ async function failureOfOne(session: PgSession, action: Advance): Promise<unknow
   }
 }
 
-/** Advances one slot. Throws what the server says, or WrongRoleError. */
+/**
+ * Advances one of our copies of a failover slot, if it still stands where it was seen (I7). Throws what the server says, WrongRoleError, or
+ * SlotMovedError when the slot does not stand there.
+ */
+export async function advanceSeen(
+  session: PgSession,
+  role: Role,
+  slot: string,
+  at: Lsn | null,
+  to: Lsn,
+): Promise<void> {
+  const what = `advancing slot "${slot}" to ${formatLsn(to)}`;
+  const seen = at === null ? null : formatLsn(at);
+  expectUnmoved(await session.query(advanceSeenSlot(role), [slot, seen, formatLsn(to)], { what }), what);
+}
+
+/** Advances one slot of our own name. Throws what the server says, or WrongRoleError. */
 export async function advanceOne(session: PgSession, role: Role, slot: string, to: string): Promise<void> {
   const what = `advancing slot "${slot}" to ${to}`;
   expectDone(await session.query(advanceSlot(role), [slot, to], { what }), what);

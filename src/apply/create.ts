@@ -4,12 +4,12 @@ import { formatLsn, type Lsn, parseLsn } from "../domain/lsn.ts";
 import { isPgError, SQLSTATE } from "../pg/errors.ts";
 import type { PgSession } from "../pg/session.ts";
 import { advanceSlot, copySlot, dropSlot, type Role } from "../pg/sql.ts";
-import { dropOwnSlot } from "./drop.ts";
-import { expectDone, ReasonedError } from "./errors.ts";
+import { dropFailoverSlot } from "./drop.ts";
+import { expectDone, ReasonedError, SlotMovedError } from "./errors.ts";
 
 export type Create = Pick<Extract<Action, { kind: "create" }>, "slot" | "plugin" | "from" | "to"> & {
-  /** A slot of ours that has the name is dropped just before. */
-  replaces?: boolean;
+  /** A slot of ours that has the name is dropped just before, if it still stands there (I7). */
+  replaces?: Lsn;
 };
 
 /**
@@ -35,8 +35,8 @@ export async function createSlots<A extends Create>(
       await takeName(session, role, work, create);
       report(create, null);
     } catch (error) {
-      // the error has dropped the working copy: an ERROR ends every temporary slot of its session
-      copy = null;
+      // an ERROR ends every temporary slot of its session: it has dropped the working copy, where it is the server's
+      if (!(error instanceof SlotMovedError)) copy = null;
       report(create, error);
       if (!session.usable) throw error;
     }
@@ -74,7 +74,7 @@ async function bringTo(session: PgSession, role: Role, work: string, at: Lsn, to
 
 async function takeName(session: PgSession, role: Role, work: string, create: Create): Promise<void> {
   const what = `creating slot "${create.slot}" at ${formatLsn(create.to)}`;
-  if (create.replaces) await dropOwnSlot(session, role, create.slot);
+  if (create.replaces !== undefined) await dropFailoverSlot(session, role, create.slot, create.replaces);
   try {
     expectDone(
       await session.query(copySlot(role), [work, create.slot, false, create.plugin], { what }),

@@ -1,8 +1,7 @@
-import type { Action } from "../domain/action.ts";
-import { formatLsn } from "../domain/lsn.ts";
+import { formatLsn, type Lsn } from "../domain/lsn.ts";
 import { isPgError, SQLSTATE } from "../pg/errors.ts";
 import type { PgSession } from "../pg/session.ts";
-import { DROP_OUR_SLOT, dropSlot, type Role } from "../pg/sql.ts";
+import { dropSeenSlot, dropSlot, type Role } from "../pg/sql.ts";
 import { expectDone, expectUnmoved } from "./errors.ts";
 
 /** Drops a slot whose name proves it ours; one that is gone already is as good. The server refuses while it is in use. */
@@ -15,11 +14,17 @@ export async function dropOwnSlot(session: PgSession, role: Role, slot: string):
   }
 }
 
-/** Drops our copy of a failover slot, if it still stands where it was seen (I7). Throws SlotMovedError when it does not. */
+/**
+ * Drops our copy of a failover slot, if it still stands where it was seen (I7): a plan may be old by the time that it is carried out.
+ * Throws SlotMovedError when the slot does not stand there.
+ */
 export async function dropFailoverSlot(
   session: PgSession,
-  { slot, at }: Pick<Extract<Action, { kind: "drop" }>, "slot" | "at">,
+  role: Role,
+  slot: string,
+  at: Lsn | null,
 ): Promise<void> {
   const what = `dropping slot "${slot}"`;
-  expectUnmoved(await session.query(DROP_OUR_SLOT, [slot, formatLsn(at)], { what }), what);
+  const seen = at === null ? null : formatLsn(at);
+  expectUnmoved(await session.query(dropSeenSlot(role), [slot, seen], { what }), what);
 }

@@ -140,7 +140,7 @@ async function runOne(
     case "release":
       return releaseSlot(await context.session(), action.slot, action.restart);
     case "drop":
-      return dropFailoverSlot(await context.session(), action);
+      return dropFailoverSlot(await context.session(), "standby", action.slot, action.at);
     case "drop_leftover":
       return dropOwnSlot(await context.session(), "standby", action.slot);
     case "create_guard":

@@ -228,7 +228,7 @@ export function copySlot(role: Role): string {
   (SELECT c.lsn FROM pg_catalog.pg_copy_logical_replication_slot($1, $2, $3, $4) AS c)::pg_catalog.text END AS done`;
 }
 
-/** $1 name, $2 position. Must run in the slot's own database. */
+/** $1 name, $2 position, for a slot of our own name. Must run in the slot's own database. */
 export function advanceSlot(role: Role): string {
   return `SELECT ${when(role)}
   (SELECT a.end_lsn FROM pg_catalog.pg_replication_slot_advance($1, $2::pg_catalog.pg_lsn) AS a)::pg_catalog.text END AS done`;
@@ -254,12 +254,25 @@ export function dropSlot(role: Role): string {
 /** What a statement answers that found a slot elsewhere than it was seen: nothing has been done. */
 export const MOVED = "moved";
 
-/** $1 name, $2 where it was seen to stand (I7). */
-export const DROP_OUR_SLOT = `
-SELECT ${WHILE_STANDBY} COALESCE(
-  (SELECT pg_catalog.pg_drop_replication_slot(r.slot_name)::pg_catalog.text FROM pg_catalog.pg_replication_slots AS r
-    WHERE r.slot_name OPERATOR(pg_catalog.=) $1 AND r.confirmed_flush_lsn OPERATOR(pg_catalog.=) $2::pg_catalog.pg_lsn),
+/** The slot $1 where it was seen to stand, $2: what somebody has put in its place since stands elsewhere (I7). */
+const SEEN_THERE = `FROM pg_catalog.pg_replication_slots AS r
+    WHERE r.slot_name OPERATOR(pg_catalog.=) $1
+      AND COALESCE(r.confirmed_flush_lsn OPERATOR(pg_catalog.=) $2::pg_catalog.pg_lsn,
+                   r.confirmed_flush_lsn IS NULL AND $2::pg_catalog.pg_lsn IS NULL)`;
+
+/** $1 name, $2 where it was seen to stand. */
+export function dropSeenSlot(role: Role): string {
+  return `SELECT ${when(role)} COALESCE(
+  (SELECT pg_catalog.pg_drop_replication_slot(r.slot_name)::pg_catalog.text ${SEEN_THERE}),
   '${MOVED}') END AS done`;
+}
+
+/** $1 name, $2 where it was seen to stand, $3 position. Must run in the slot's own database. */
+export function advanceSeenSlot(role: Role): string {
+  return `SELECT ${when(role)} COALESCE(
+  (SELECT (SELECT a.end_lsn FROM pg_catalog.pg_replication_slot_advance(r.slot_name, $3::pg_catalog.pg_lsn) AS a)::pg_catalog.text ${SEEN_THERE}),
+  '${MOVED}') END AS done`;
+}
 
 /** $1 name, $2 its restart_lsn as it was seen: a slot that is not ours, only while nobody uses it and it stands there. */
 export const RELEASE_SLOT = `

@@ -3,9 +3,9 @@
  * nothing left to do. The decisions are in domain/finish.ts.
  */
 import type { Logger } from "pino";
-import { advanceOne } from "../apply/advance.ts";
+import { advanceSeen } from "../apply/advance.ts";
 import { type Create, createSlots } from "../apply/create.ts";
-import { dropOwnSlot } from "../apply/drop.ts";
+import { dropFailoverSlot, dropOwnSlot } from "../apply/drop.ts";
 import { touchSlots } from "../apply/touch.ts";
 import { readHistoryFile } from "../datadir/history-file.ts";
 import { verifyDirectory } from "../datadir/identity.ts";
@@ -23,7 +23,7 @@ import { groupBy } from "../domain/group.ts";
 import { toUseAtPromotion } from "../domain/idle.ts";
 import { type JournalState, knowsStandby } from "../domain/journal.ts";
 import { noteFinish, noteFinishIntents, startOver } from "../domain/journal-update.ts";
-import { formatLsn } from "../domain/lsn.ts";
+import { formatLsn, type Lsn } from "../domain/lsn.ts";
 import { isGuardOf, workName } from "../domain/names.ts";
 import { isFailoverReady } from "../domain/protection.ts";
 import type { StandbySlot } from "../domain/slot.ts";
@@ -50,6 +50,16 @@ export interface FinishContext {
   record: (journal: JournalState) => Promise<void>;
   log: Logger;
   now: () => number;
+}
+
+/** While a plan is carried out: the slots as they were when it was made. */
+interface Carrying extends FinishContext {
+  planned: readonly StandbySlot[];
+}
+
+/** Where the step's slot stood when the step was planned. */
+function seenAt({ record }: FinishStep, { planned }: Carrying): Lsn | null {
+  return slotNamed(planned, record.name)?.confirmedFlushLsn ?? null;
 }
 
 /** What is done in the slot's own database. */
@@ -114,11 +124,12 @@ async function runPlan(
   let { journal } = input;
   let due = planFinish(input);
   let steps = due;
+  let planned = input.slots;
   const errors = new Map<FinishStep, unknown>();
   for (let round = 1; ; round += 1) {
     journal = noteFinishIntents(journal, due);
     await context.record(journal);
-    for (const [step, error] of await runSteps(due, context)) errors.set(step, error);
+    for (const [step, error] of await runSteps(due, { ...context, planned })) errors.set(step, error);
     const { slots } = await observePromoted(context.control);
     const lost = steps.filter((step) => stays(step, errors) && isGivenUp(step, slots));
     if (lost.length === 0) return { steps, errors };
@@ -129,6 +140,7 @@ async function runPlan(
     }
     const records = lost.flatMap(({ record }) => journal.slots.get(record.name) ?? []);
     const again = new Map(records.map((record) => [record.name, record]));
+    planned = slots;
     due = planFinish({ ...input, slots, journal: { ...journal, slots: again } });
     const anew = new Map(due.map((step) => [step.record.name, step]));
     steps = steps.map((step) => anew.get(step.record.name) ?? step);
@@ -275,10 +287,7 @@ function reportLines(
   });
 }
 
-async function runSteps(
-  steps: readonly FinishStep[],
-  context: FinishContext,
-): Promise<Map<FinishStep, unknown>> {
+async function runSteps(steps: readonly FinishStep[], context: Carrying): Promise<Map<FinishStep, unknown>> {
   const errors = new Map<FinishStep, unknown>();
   const toDo = steps.filter(({ kind }) => ["advance", "materialise", "drop"].includes(kind));
   let done = 0;
@@ -300,7 +309,7 @@ async function runSteps(
         (_, error) => {
           if (step.kind === "drop" || error !== null) ended(step, error);
         },
-        () => dropOwnSlot(context.control, "primary", step.record.name),
+        () => dropFailoverSlot(context.control, "primary", step.record.name, seenAt(step, context)),
       );
     const work = toDo.filter((step): step is Work => step.kind !== "drop" && !errors.has(step));
     // what was not promised must not take the last replication slots from what was
@@ -409,7 +418,7 @@ function partsOf(steps: readonly Work[], sessions: number): Work[][] {
 /** Splits a database's work over several sessions. */
 async function finishDatabase(
   steps: readonly Work[],
-  context: FinishContext,
+  context: Carrying,
   ended: (step: FinishStep, error: unknown) => void,
 ): Promise<void> {
   const { connections, journal } = context;
@@ -426,7 +435,7 @@ async function finishDatabase(
         try {
           for (let next = queue.shift(); next; next = queue.shift()) {
             mine.push(...next.part);
-            await runPart(next.part, session, next.work, (step, error) => {
+            await runPart(next.part, session, next.work, context, (step, error) => {
               mine.splice(mine.indexOf(step as Work), 1);
               ended(step, error);
             });
@@ -450,10 +459,17 @@ function cost(part: readonly Work[]): number {
   return step?.kind === "advance" ? Number(step.to - step.restart) : 0;
 }
 
+/** A copy that takes the place of a slot that is sound: dropped just before, and only while it stands where it was seen. */
+function replacing(step: Copy, context: Carrying): Pick<Create, "replaces"> {
+  const at = seenAt(step, context);
+  return step.outcome === "advanced" && at !== null ? { replaces: at } : {};
+}
+
 async function runPart(
   part: readonly Work[],
   session: PgSession,
   work: string,
+  context: Carrying,
   ended: (step: FinishStep, error: unknown) => void,
 ): Promise<void> {
   const copies: (Create & { step: Copy })[] = [];
@@ -465,12 +481,12 @@ async function runPart(
         plugin: step.record.plugin,
         from: step.from,
         to: step.to,
-        replaces: step.outcome === "advanced",
+        ...replacing(step, context),
       });
       continue;
     }
     await attempt(step, session, ended, () =>
-      advanceOne(session, "primary", step.record.name, formatLsn(step.to)),
+      advanceSeen(session, "primary", step.record.name, seenAt(step, context), step.to),
     );
   }
   const unshared: Copy[] = [];
@@ -483,7 +499,7 @@ async function runPart(
   // no replication slot is free for a working copy: each decodes for itself
   for (const step of unshared)
     await attempt(step, session, ended, () =>
-      advanceOne(session, "primary", step.record.name, formatLsn(step.to)),
+      advanceSeen(session, "primary", step.record.name, seenAt(step, context), step.to),
     );
 }
 

@@ -2,10 +2,10 @@
 import { mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { advanceOne, advanceSlots } from "../../src/apply/advance.ts";
+import { advanceOne, advanceSeen, advanceSlots } from "../../src/apply/advance.ts";
 import { createSlots } from "../../src/apply/create.ts";
-import { dropOwnSlot } from "../../src/apply/drop.ts";
-import { WrongRoleError } from "../../src/apply/errors.ts";
+import { dropFailoverSlot, dropOwnSlot } from "../../src/apply/drop.ts";
+import { SlotMovedError, WrongRoleError } from "../../src/apply/errors.ts";
 import { createGuard } from "../../src/apply/guard.ts";
 import { HoldKeeper } from "../../src/apply/hold.ts";
 import { probePlugin } from "../../src/apply/probe.ts";
@@ -361,6 +361,36 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
     expect((await slotsOf(standby)).get("taken")?.plugin).toBe("pgoutput");
   });
 
+  test("a plan that has grown old, by a long stop over a promotion say, drops, moves and replaces no slot that stands elsewhere by now (I7)", async () => {
+    const { primary } = await startCluster({ major });
+    await createLogicalSlot(primary, "later");
+    await primary.query("create table t (id int)");
+    const planned = await positionOf(primary, "later");
+    await primary.query("select pg_replication_slot_advance('later', pg_current_wal_lsn())");
+    const before = await slotsOf(primary);
+    const session = await sessionOn(primary);
+    const base = {
+      slot: "later",
+      plugin: "test_decoding",
+      from: "later",
+      to: await positionOf(primary, "later"),
+    };
+    const replaced: unknown[] = [];
+    await createSlots(session, "primary", "work", [{ ...base, replaces: planned }], (_create, error) =>
+      replaced.push(error),
+    );
+    expect(replaced).toEqual([expect.any(SlotMovedError)]);
+    const moves = [
+      () => dropFailoverSlot(session, "primary", "later", planned),
+      () => dropFailoverSlot(session, "primary", "later", null),
+      () => advanceSeen(session, "primary", "later", planned, base.to),
+    ];
+    for (const move of moves) await expect(move()).rejects.toBeInstanceOf(SlotMovedError);
+    expect(await slotsOf(primary)).toEqual(before);
+    await dropFailoverSlot(session, "primary", "later", base.to);
+    expect((await slotsOf(primary)).has("later")).toBe(false);
+  });
+
   test("every statement that changes a slot of a standby refuses on a promoted server (I8)", async () => {
     const cluster = await startCluster({ major });
     const { primary, standby } = cluster;
@@ -380,7 +410,7 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
         session,
         "standby",
         "work",
-        [{ ...base, slot: replaces ? "ours" : "new", from: "ours", replaces }],
+        [{ ...base, slot: replaces ? "ours" : "new", from: "ours", ...(replaces ? { replaces: to } : {}) }],
         (_create, error) => {
           outcome = error;
         },

@@ -5,7 +5,16 @@ import type { JournalState, SlotRecord } from "../../src/domain/journal.ts";
 import { formatLsn, type Lsn, parseLsn } from "../../src/domain/lsn.ts";
 import type { LogicalSlot } from "../../src/domain/slot.ts";
 import type { PgSession } from "../../src/pg/session.ts";
-import { advanceSlot, copySlot, dropSlot, lookAtPromoted, timelineHistory } from "../../src/pg/sql.ts";
+import {
+  advanceSeenSlot,
+  advanceSlot,
+  copySlot,
+  dropSeenSlot,
+  dropSlot,
+  lookAtPromoted,
+  MOVED,
+  timelineHistory,
+} from "../../src/pg/sql.ts";
 import { finishOnce } from "../../src/sync/finish.ts";
 import { GUARD, guard, journalOf, lsn, NOW, record, slot } from "./domain/build.ts";
 
@@ -53,6 +62,10 @@ class Server {
       const [first, second, third] = params.map(String) as [string, string, string];
       if (sql === dropSlot("primary")) return this.#drop(first, temporary);
       if (sql === advanceSlot("primary")) return this.#advance(first, second);
+      if (sql === dropSeenSlot("primary"))
+        return this.#isAt(first, second) ? this.#drop(first, temporary) : MOVED;
+      if (sql === advanceSeenSlot("primary"))
+        return this.#isAt(first, second) ? this.#advance(first, third) : MOVED;
       if (sql === copySlot("primary")) return this.#copy(first, second, third === "true", temporary);
       throw new Error(`not expected: ${sql}`);
     };
@@ -73,6 +86,12 @@ class Server {
       },
       close: async () => {},
     } as unknown as PgSession;
+  }
+
+  /** Where the plan has seen it; `null` for no position. */
+  #isAt(name: string, at: string): boolean {
+    const position = this.slots.get(name)?.confirmedFlushLsn;
+    return position !== undefined && String(position === null ? null : formatLsn(position)) === at;
   }
 
   #drop(name: string, temporary: Set<string>): string {
