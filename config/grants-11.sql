@@ -24,9 +24,10 @@ GRANT pg_monitor TO slotsync;
 -- where slotsync flag keeps which slots are to survive a failover; leave it out where slots.include alone says so
 CREATE SCHEMA IF NOT EXISTS slotsync AUTHORIZATION slotsync;
 
--- to read the state files of slots, their snapshots, and WAL that the standby lacks. It reaches every file inside the data directory,
+-- to read the state files of slots, their snapshots, notes of rewritten catalogs, and WAL that the standby lacks. It reaches every file inside the data directory,
 -- and through it whatever the database holds: guard this role's password as you would a superuser's
 GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO slotsync;
 
--- to see whether a slot that has never moved found its beginning by itself: needed on 11, and before 12.20, 13.16, 14.13 and 15.8
+-- 11 to 14: to see which catalogs have been rewritten (VACUUM FULL) while slots needed their old rows, and whether a slot that has
+-- never moved found its beginning by itself. From 15 on pg_monitor may, and this is needed before 15.8 only
 GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_dir(text, boolean, boolean) TO slotsync;

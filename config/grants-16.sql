@@ -27,6 +27,6 @@ CREATE SCHEMA IF NOT EXISTS slotsync AUTHORIZATION slotsync;
 -- to have a guard made at once; without it one waits for the next record of running transactions (15 s, or a checkpoint)
 GRANT EXECUTE ON FUNCTION pg_catalog.pg_log_standby_snapshot() TO slotsync;
 
--- only where slots are to come by their files (slots.provision; docs/older-versions.md): to read state files, snapshots and WAL. It
--- reaches every file inside the data directory
+-- only where slots are to come by their files (slots.provision; docs/older-versions.md): to read state files, snapshots, notes of
+-- rewritten catalogs and WAL. It reaches every file inside the data directory
 -- GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO slotsync;

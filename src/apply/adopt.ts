@@ -1,4 +1,4 @@
-/** Taking over a slot of this node's own past: what of its evidence is here (I2, I3). The slot itself is not touched. */
+/** Taking over a slot of this node's own past: what of its evidence is here (I2, I3, I16). The slot itself is not touched. */
 import { hasSnapshot } from "../datadir/snapshots.ts";
 import { segmentName, segmentsBetween } from "../datadir/wal.ts";
 import type { Action } from "../domain/action.ts";
@@ -17,6 +17,8 @@ export interface Evidence {
   start: boolean;
   /** All WAL from its `restart_lsn` on is here (I3). */
   wal: boolean;
+  /** No rewrite mappings can be missing (I16): without the data directory no slot has ever come here by its file. */
+  mappings: boolean;
 }
 
 /**
@@ -46,7 +48,7 @@ export async function examineSlot(
       "wal_or_rows_removed",
       `slot "${action.slot}", which is left from when this node was the primary, needs WAL from ${formatLsn(action.restart)} on, and segment ${missing} is not here: drop it (slotsync release ${action.slot})`,
     );
-  return { start, wal: missing === null };
+  return { start, wal: missing === null, mappings: directory === null };
 }
 
 async function isSnapshotHere(session: PgSession, restart: Lsn, directory: string | null): Promise<boolean> {

@@ -4,6 +4,7 @@ import type { Staged } from "../domain/journal.ts";
 import type { PgSession } from "../pg/session.ts";
 import { completeSlot } from "./complete.ts";
 import { type Outcome, WrongRoleError } from "./errors.ts";
+import { fetchMappings } from "./mappings.ts";
 import type { OpenPrimary, PinKeeper } from "./pin.ts";
 import type { SnapshotStore } from "./snapshot-store.ts";
 import { stageSlots, unstageSlot } from "./stage.ts";
@@ -56,6 +57,11 @@ export async function runFiles(
       if (action.kind === "complete")
         await attempt(action, once, () => completeSlot(action, { ...context, ...context.server(), session }));
     }
+    const fetches = actions.filter((action) => action.kind === "fetch_mappings");
+    if (fetches.length > 0 && !signal.aborted)
+      await attemptAll(fetches, once, async () =>
+        fetchMappings(fetches, { directory: context.directory, session: await session() }),
+      );
     const stages = actions.filter((action) => action.kind === "stage");
     if (stages.length > 0 && !signal.aborted)
       await stageSlots(
@@ -68,6 +74,21 @@ export async function runFiles(
   } finally {
     await (opened as PgSession | null)?.close();
   }
+}
+
+/** One step for all of them. */
+async function attemptAll(
+  actions: readonly FileAction[],
+  ended: (action: FileAction, error: unknown) => void,
+  run: () => Promise<void>,
+): Promise<void> {
+  let outcome: unknown = null;
+  try {
+    await run();
+  } catch (error) {
+    outcome = error;
+  }
+  for (const action of actions) ended(action, outcome);
 }
 
 async function attempt(

@@ -147,6 +147,7 @@ async function runOne(
     case "stage":
     case "unstage":
     case "complete":
+    case "fetch_mappings":
     case "sync_slots":
       throw new Error(`"${action.kind}" does not run in a database's lane`);
     default:

@@ -110,6 +110,7 @@ async function stageOne(
     snapshot: snapshot.kind,
     pin,
     at: now(),
+    loadedBy: null,
   });
   // a file replaced under a slot in memory would be loaded at the next start as if it were that slot
   await context.assertSameRun();

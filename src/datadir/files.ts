@@ -4,9 +4,9 @@
  * temporary name that PostgreSQL ignores, just as after a crash.
  */
 import { constants } from "node:fs";
-import { lstat, open, rename, rm, stat } from "node:fs/promises";
+import { link, lstat, open, rename, rm, stat, unlink } from "node:fs/promises";
 import { dirname } from "node:path";
-import { readError } from "./errors.ts";
+import { errnoOf, readError } from "./errors.ts";
 
 let serial = 0;
 
@@ -104,6 +104,28 @@ export async function renameDurably(from: string, to: string, before: BeforeStep
   await before(`rename ${from}`);
   await rename(from, to);
   await syncFolder(dirname(to), before);
+}
+
+/** A rename that never takes the place of a file that the server has made meanwhile. False when there is one: then `from` is left. */
+export async function renameUnlessThere(
+  from: string,
+  to: string,
+  before: BeforeStep = noStep,
+): Promise<boolean> {
+  await before(`link ${from}`);
+  try {
+    await link(from, to);
+  } catch (error) {
+    // a file system without hard links
+    const unsupported = ["EPERM", "ENOSYS", "ENOTSUP", "EOPNOTSUPP"].includes(errnoOf(error));
+    if (!unsupported && errnoOf(error) !== "EEXIST") throw error;
+    if (!unsupported || (await kindOf(to)) !== null) return false;
+    await rename(from, to);
+    return true;
+  }
+  await before(`remove ${from}`);
+  await unlink(from);
+  return true;
 }
 
 /** What lies there, a link as itself: null when nothing does. */

@@ -1,5 +1,5 @@
 /** WAL segments in a standby's `pg_wal`: which are missing, and how one that was fetched comes to lie there (I3). */
-import { link, open, readdir, rename, stat, unlink } from "node:fs/promises";
+import { open, readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { formatLsn, type Lsn } from "../domain/lsn.ts";
 import { errnoOf, readError, WalSegmentError, writeError } from "./errors.ts";
@@ -10,6 +10,7 @@ import {
   noStep,
   ownershipOf,
   removeTree,
+  renameUnlessThere,
   syncFolder,
   temporaryTag,
 } from "./files.ts";
@@ -270,7 +271,7 @@ export async function placeSegment(
     await createFile(temporary, source.chunks, owner, beforeStep);
     await verifySegment(temporary, expected);
     await markArchived(folder, name, owner, beforeStep);
-    await renameUnlessThere(temporary, path, beforeStep);
+    if (!(await renameUnlessThere(temporary, path, beforeStep))) await removeTree(temporary, beforeStep);
     await syncFolder(folder, beforeStep);
   } catch (error) {
     if (error instanceof WalSegmentError || source.failed()) {
@@ -294,21 +295,6 @@ async function removeLeftovers(folder: string, before: BeforeStep): Promise<void
     const path = join(folder, name);
     if (name.startsWith(TEMPORARY) && !inProgress.has(path)) await removeTree(path, before);
   }
-}
-
-/** A rename that never takes the place of a file that the server has made meanwhile. */
-async function renameUnlessThere(from: string, to: string, before: BeforeStep): Promise<void> {
-  await before(`link ${from}`);
-  try {
-    await link(from, to);
-  } catch (error) {
-    // a file system without hard links
-    const unsupported = ["EPERM", "ENOSYS", "ENOTSUP", "EOPNOTSUPP"].includes(errnoOf(error));
-    if (unsupported && (await kindOf(to)) === null) return rename(from, to);
-    if (!unsupported && errnoOf(error) !== "EEXIST") throw error;
-  }
-  await before(`remove ${from}`);
-  await unlink(from);
 }
 
 /** The chunks up to the segment's size, and whether they, and not what is done with them, were what failed. */

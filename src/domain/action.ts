@@ -104,13 +104,25 @@ export type Action =
       /** WAL is needed up to here. */
       upTo: Lsn;
       snapshot: boolean;
+    }
+  /** Bring over the rewrite mappings that the primary wrote before the start that loaded this slot, from `restart` on (I16). */
+  | {
+      kind: "fetch_mappings";
+      slot: string;
+      database: string;
+      databaseOid: number;
+      restart: Lsn;
+      /** Those of later rewrites are written here by replay. */
+      upTo: Lsn;
     };
 
 /** What is done to files, and not in a database. */
-export type FileAction = Extract<Action, { kind: "stage" | "unstage" | "complete" }>;
+export type FileAction = Extract<Action, { kind: "stage" | "unstage" | "complete" | "fetch_mappings" }>;
+
+const FILE_ACTIONS: readonly Action["kind"][] = ["stage", "unstage", "complete", "fetch_mappings"];
 
 export function isFileAction(action: Action): action is FileAction {
-  return action.kind === "stage" || action.kind === "unstage" || action.kind === "complete";
+  return FILE_ACTIONS.includes(action.kind);
 }
 
 /** One line for a dry run and the log. */
@@ -148,6 +160,8 @@ export function describeAction(action: Action): string {
       return `take back the staged slot "${action.slot}": ${action.why}`;
     case "complete":
       return `complete slot "${action.slot}", which was loaded at ${formatLsn(action.restart)}${action.snapshot ? ", by its snapshot" : ""}`;
+    case "fetch_mappings":
+      return `bring over the rewrite mappings that slot "${action.slot}" may need from ${formatLsn(action.restart)} on`;
     default:
       return assertNever(action);
   }

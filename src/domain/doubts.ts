@@ -4,7 +4,7 @@ import { idleTooLong } from "./idle.ts";
 import type { Provision, RowsHeld } from "./journal.ts";
 import { bytesBeyond, formatLsn, type Lsn } from "./lsn.ts";
 import type { PlanInput } from "./plan.ts";
-import { completeBackoffKey, pluginBackoffKey } from "./plan-guard.ts";
+import { completeBackoffKey, mappingsBackoffKey, pluginBackoffKey } from "./plan-guard.ts";
 import { feedbackNow, holdsRows, proofNow } from "./proof.ts";
 import { type Verdict, waiting } from "./protection.ts";
 import type { StandbySlot } from "./slot.ts";
@@ -34,7 +34,7 @@ export function notFlushed(confirmed: Lsn, input: PlanInput): Verdict | null {
   );
 }
 
-/** I2, I3: loaded from a file, a slot is safe only with its snapshot and its WAL. */
+/** I2, I3, I16: loaded from a file, a slot is safe only with its snapshot, its WAL and the rewrite mappings. */
 function incomplete(local: StandbySlot, provision: Provision, input: PlanInput): Verdict | null {
   const proof = proofNow(provision, local);
   const failure = input.memory.backoff.get(completeBackoffKey(local.name));
@@ -50,7 +50,20 @@ function incomplete(local: StandbySlot, provision: Provision, input: PlanInput):
       "no_consistent_snapshot",
       `it was loaded from its file without a snapshot that says which transactions were running at ${formatLsn(provision.origin?.restartLsn ?? (0n as Lsn))}: decoding may begin too late and skip changes. It is safe once it has moved past a point of this standby's own, for which its subscriber must go on and transactions that were running then must end`,
     );
-  return null;
+  return proof.mappings ? null : mappingsUnproven(local, input);
+}
+
+/** I16: rows of catalogs that were rewritten before the start that loaded it would not be found where they went. */
+function mappingsUnproven({ name }: StandbySlot, { memory, standby }: PlanInput): Verdict {
+  const failure = memory.backoff.get(mappingsBackoffKey(name));
+  if (failure) return waiting(failure.reason, failure.detail);
+  const hindrance = standby.files?.problem?.detail ?? null;
+  return waiting(
+    "rewrite_mappings_unproven",
+    hindrance === null
+      ? "it was loaded from its file, and what the primary noted before that of rows that a VACUUM FULL of catalogs has moved is being brought over"
+      : `it was loaded from its file, and what the primary noted before that of rows that a VACUUM FULL of catalogs has moved cannot be brought over: ${hindrance}`,
+  );
 }
 
 /** I4. Where the server tells (16+), what the feedback holds must be held for this very slot; where nobody tells, it is proven. */

@@ -229,7 +229,7 @@ function whyServedUnsafe(record: SlotRecord, local: StandbySlot): string | null 
   });
 }
 
-/** I2–I4: one that was loaded from its file, and never proven to lack nothing. */
+/** I2–I4, I16: one that was loaded from its file, and never proven to lack nothing. */
 function whyUnproven(
   record: SlotRecord,
   local: StandbySlot,
@@ -238,6 +238,7 @@ function whyUnproven(
   const { proof } = provisionOf(record, local);
   if (!proof.wal) return "whether its WAL is here was never seen";
   if (!proof.start) return "where its decoding begins was never proven";
+  if (!proof.mappings) return "whether what was noted of rewritten catalogs is here was never seen";
   if (holdsRows(record.rows, local.catalogXmin, serverVersionNum)) return null;
   return "whether its catalog rows were kept was not proven when the old primary was last seen";
 }

@@ -157,7 +157,7 @@ function settle(name: string, known: SlotRecord | undefined, seen: Observed): Ow
       maxTarget: furthest(stays ? maxTarget : null, confirmedFlushLsn),
       bornAt: stays ? bornAt : confirmedFlushLsn,
       dropping: stays && dropping,
-      ...provisionNow(known, local, stays),
+      ...provisionNow(known, local, stays, seen.standby),
     };
   }
   const atWork = state === "owned" && ours !== null && seen.busy.has(ours.databaseOid);
@@ -192,10 +192,20 @@ function servedNow(local: StandbySlot, births: readonly Birth[]): Ownership {
   };
 }
 
-function provisionNow(known: SlotRecord, local: StandbySlot, stays: boolean): Provision {
+function provisionNow(
+  known: SlotRecord,
+  local: StandbySlot,
+  stays: boolean,
+  standby: StandbyView,
+): Provision {
   const provision = provisionOf(stays ? known : { ...known, state: "creating" }, local);
   const { origin } = provision;
-  return { staged: [], origin, proof: proofNow(provision, local) };
+  return { staged: [], origin: asLoaded(origin, standby), proof: proofNow(provision, local) };
+}
+
+/** The slot is in memory by now, and the server keeps the mappings of what comes after (I16). */
+function asLoaded(origin: Staged | null, { replayLsn }: Pick<StandbyView, "replayLsn">): Staged | null {
+  return origin && { ...origin, loadedBy: origin.loadedBy ?? replayLsn };
 }
 
 /** What was staged and may still be loaded: what its folder holds, or all of it when nobody could look. */
@@ -246,7 +256,7 @@ function settleGuards(known: Record<number, GuardRecord>, seen: Observed): Recor
       ...guard,
       state: "owned",
       staged: [],
-      origin: provision.origin,
+      origin: asLoaded(provision.origin, seen.standby),
       proof: proofNow(provision, local),
     };
   }
@@ -303,6 +313,7 @@ export function noteIntents(journal: JournalState, actions: readonly Action[]): 
       // what is staged is noted file by file, with what it says
       case "unstage":
       case "complete":
+      case "fetch_mappings":
       case "adopt":
       case "release":
       case "create_hold":
@@ -352,7 +363,7 @@ export function noteStaged(journal: JournalState, name: string, staged: Staged):
 export function noteAdopted(
   journal: JournalState,
   action: Extract<Action, { kind: "adopt" }>,
-  { start, wal }: Proof,
+  { start, wal, mappings }: Proof,
   now: number,
 ): JournalState {
   const next = draftOf(journal);
@@ -373,8 +384,9 @@ export function noteAdopted(
       snapshot: start ? "absent" : "unusable",
       pin: null,
       at: now,
+      loadedBy: null,
     },
-    proof: { start: start && wal, wal },
+    proof: { start: start && wal, wal, mappings },
   }));
   return next;
 }
@@ -458,6 +470,12 @@ export function noteDone(journal: JournalState, action: Action): JournalState {
       });
       update(next, action.slot, (record) => ({ ...completed(record), failure: null }));
       changeGuard(next, action.slot, completed);
+      return next;
+    }
+    case "fetch_mappings": {
+      const fetched = ({ proof }: Provision) => ({ proof: { ...proof, mappings: true } });
+      update(next, action.slot, (record) => ({ ...fetched(record), failure: null }));
+      changeGuard(next, action.slot, fetched);
       return next;
     }
     case "drop_leftover":

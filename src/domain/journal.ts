@@ -20,17 +20,23 @@ export interface Staged extends SlotIdentity {
   pin: string | null;
   /** When it was staged, ms since the epoch. */
   at: number;
+  /** How far replay had come when it was first seen loaded: what is written after that, a server with it in memory keeps (I16). */
+  loadedBy: Lsn | null;
 }
 
-/** What is known of a slot of ours on the standby: it starts consistently (I2), its WAL is here (I3). Of its catalog rows, see `RowsHeld`. */
+/**
+ * What is known of a slot of ours on the standby: it starts consistently (I2), its WAL is here (I3), and so are the mappings of catalogs that
+ * were rewritten (I16). Of its catalog rows, see `RowsHeld`.
+ */
 export interface Proof {
   start: boolean;
   wal: boolean;
+  mappings: boolean;
 }
 
 /** Made by SQL on this standby: the server itself has seen to all of it. */
-export const PROVEN: Proof = { start: true, wal: true };
-const UNPROVEN: Proof = { start: false, wal: false };
+export const PROVEN: Proof = { start: true, wal: true, mappings: true };
+const UNPROVEN: Proof = { start: false, wal: false, mappings: false };
 
 /** Which catalog rows were held when a failover slot was last seen (I4): see `holdsRows`, which alone judges it. */
 export interface RowsHeld {

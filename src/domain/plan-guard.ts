@@ -240,6 +240,11 @@ export function completeBackoffKey(slot: string): string {
   return `complete:${slot}`;
 }
 
+/** … and for bringing over the rewrite mappings that it may need. */
+export function mappingsBackoffKey(slot: string): string {
+  return `mappings:${slot}`;
+}
+
 /** Attempts to complete a slot after which its WAL is taken to be gone on both servers. */
 const HOPELESS_AFTER = 3;
 
@@ -253,5 +258,6 @@ export function whyHopeless(local: StandbySlot, provision: Provision, input: Pla
 /** Under which keys a slot's journalled failure rests: what was being done with it shows in how far it has come. */
 export function failureKeys({ name, state, proof }: SlotRecord): string[] {
   if (state !== "owned") return [name, stageBackoffKey(name)];
-  return [proof.wal ? name : completeBackoffKey(name)];
+  if (!proof.wal) return [completeBackoffKey(name)];
+  return [proof.mappings ? name : mappingsBackoffKey(name)];
 }

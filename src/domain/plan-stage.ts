@@ -1,6 +1,6 @@
 /**
  * What to do with slot files: stage what the next start of the standby should add, take back what is not wanted any more (I11),
- * complete what a start has loaded (I2, I3).
+ * complete what a start has loaded (I2, I3, I16).
  */
 import type { Action } from "./action.ts";
 import { copiesSlots, createsOnStandby } from "./capability.ts";
@@ -10,7 +10,7 @@ import { guardName, isGuardOf, isValidSlotName } from "./names.ts";
 import type { FilesView, SlotFolder, StandbyView } from "./observation.ts";
 import { isOurs } from "./ownership.ts";
 import type { PlanInput } from "./plan.ts";
-import { completeBackoffKey, mayTry, stageBackoffKey } from "./plan-guard.ts";
+import { completeBackoffKey, mappingsBackoffKey, mayTry, stageBackoffKey } from "./plan-guard.ts";
 import { isProven, proofNow, provisionOf } from "./proof.ts";
 import { isFailoverReady, type Verdict, waiting } from "./protection.ts";
 import { type PrimarySlot, sameIdentity, slotNamed } from "./slot.ts";
@@ -338,16 +338,22 @@ function planCompletions(input: PlanInput): Action[] {
     if (!record || (slot === record && !isOurs(local, slot))) continue;
     const provision = provisionOf(record, local);
     const { origin } = provision;
-    if (origin === null || proofNow(provision, local).wal) continue;
-    if (!mayTry(completeBackoffKey(local.name), input.memory)) continue;
-    // I2 (e): with no snapshot anywhere, decoding is consistent once it has been through the slot's own beginning
-    if (standby.replayLsn < origin.confirmedFlushLsn) continue;
-    actions.push({
-      kind: "complete",
+    if (origin === null) continue;
+    const proof = proofNow(provision, local);
+    const base = {
       slot: local.name,
       database: local.database,
       databaseOid: local.databaseOid,
       restart: origin.restartLsn,
+    };
+    if (!proof.mappings && mayTry(mappingsBackoffKey(local.name), input.memory))
+      actions.push({ kind: "fetch_mappings", ...base, upTo: standby.replayLsn });
+    if (proof.wal || !mayTry(completeBackoffKey(local.name), input.memory)) continue;
+    // I2 (e): with no snapshot anywhere, decoding is consistent once it has been through the slot's own beginning
+    if (standby.replayLsn < origin.confirmedFlushLsn) continue;
+    actions.push({
+      kind: "complete",
+      ...base,
       upTo: maxLsn(standby.replayLsn, origin.confirmedFlushLsn),
       snapshot: origin.snapshot === "kept",
     });
@@ -359,7 +365,8 @@ function planCompletions(input: PlanInput): Action[] {
 export function stillNeeded(journal: JournalState): { pins: Set<string>; snapshots: Lsn[] } {
   const records: Provision[] = [...journal.slots.values(), ...guardRecords({ journal })];
   const kept = records.flatMap(({ staged, origin, proof }) =>
-    origin !== null && !isProven(proof) ? [...staged, origin] : [...staged],
+    // the primary's own slots keep the mappings
+    origin !== null && !isProven({ ...proof, mappings: true }) ? [...staged, origin] : [...staged],
   );
   return {
     pins: new Set(kept.flatMap(({ pin }) => pin ?? [])),

@@ -1,6 +1,7 @@
 /**
- * What proves a slot on the standby safe that came by its file: a consistent start (I2), its WAL (I3), its catalog rows (I4). Slots
- * made by SQL on 16 and later need none of it: there the server has seen to the start, and says so itself when rows are removed.
+ * What proves a slot on the standby safe that came by its file: a consistent start (I2), its WAL (I3), its catalog rows (I4), the rewrite
+ * mappings (I16). Slots made by SQL on 16 and later need none of it: there the server has seen to the start, and says so itself
+ * when rows are removed.
  */
 import { tellsRowsRemoved } from "./capability.ts";
 import {
@@ -115,10 +116,22 @@ export function proofNow({ origin, proof }: Provision, local: StandbySlot): Proo
   if (origin === null) return proof;
   // I2 (d): the server moves restart_lsn only to a point for which it has just written a snapshot, having read all WAL before it
   const moved = local.restartLsn !== null && local.restartLsn > origin.restartLsn;
-  return { start: proof.start || moved, wal: proof.wal || moved };
+  return {
+    start: proof.start || moved,
+    wal: proof.wal || moved,
+    mappings: proof.mappings || isPastLoad(origin, local),
+  };
+}
+
+/**
+ * I16: what it decodes was written with it in this server's memory. PostgreSQL keeps the mappings of every rewrite that began at or past the
+ * least `restart_lsn`, and a change is moved only by a rewrite that begins after it.
+ */
+function isPastLoad({ loadedBy }: Staged, { restartLsn }: StandbySlot): boolean {
+  return loadedBy !== null && restartLsn !== null && restartLsn > loadedBy;
 }
 
 /** True when nothing is left to prove but its catalog rows (`holdsRows`). */
-export function isProven({ start, wal }: Proof): boolean {
-  return start && wal;
+export function isProven({ start, wal, mappings }: Proof): boolean {
+  return start && wal && mappings;
 }

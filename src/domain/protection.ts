@@ -6,6 +6,7 @@ export type Reason =
   | "slot_invalidated"
   | "name_conflict"
   | "catalog_rows_unproven"
+  | "rewrite_mappings_unproven"
   | "database_missing"
   | "plugin_missing"
   | "plugin_unproven"

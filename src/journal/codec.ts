@@ -65,9 +65,16 @@ function fromVersion1(body: unknown): unknown {
     origin: (origin: unknown) => without(origin, GONE_SINCE_1.staged),
     proof: (proof: unknown) => without(proof, GONE_SINCE_1.proof),
   };
-  const guards = listOf((guard) => without(guard, [], provision));
-  const slots = listOf((slot) => without(slot, GONE_SINCE_1.slot, provision));
+  const guards = listOf((guard) => withMappings(without(guard, [], provision)));
+  const slots = listOf((slot) => withMappings(without(slot, GONE_SINCE_1.slot, provision)));
   return without(body, GONE_SINCE_1.body, { guards, lowGuards: guards, slots });
+}
+
+/** I16: what did not come by its file lacks no mappings; of the rest version 1 does not say. */
+function withMappings(record: unknown): unknown {
+  const { proof, origin = null } = Object(record) as { proof?: unknown; origin?: unknown };
+  if (typeof proof !== "object" || proof === null || origin !== null) return record;
+  return { ...(record as object), proof: { ...proof, mappings: true } };
 }
 
 type Change = (value: unknown) => unknown;
@@ -194,6 +201,7 @@ function encodeStaged({
   snapshot,
   pin,
   at,
+  loadedBy,
 }: Staged) {
   return {
     databaseOid: finite(databaseOid),
@@ -204,6 +212,7 @@ function encodeStaged({
     snapshot,
     pin,
     at: finite(at),
+    loadedBy: lsnText(loadedBy),
   };
 }
 

@@ -16,6 +16,7 @@ const REASONS = {
   slot_invalidated: 0,
   name_conflict: 0,
   catalog_rows_unproven: 0,
+  rewrite_mappings_unproven: 0,
   database_missing: 0,
   plugin_missing: 0,
   plugin_unproven: 0,
@@ -86,13 +87,18 @@ const staged = z.strictObject({
   snapshot: z.enum(["kept", "absent", "unusable"]),
   pin: z.string().nullable(),
   at: time,
+  // version 1 has none: the next look says it
+  loadedBy: lsn.nullable().default(null),
 });
 
 // journals of before there were files to stage have none of it: what they hold was made by SQL
 const provision = {
   staged: z.array(staged).default([]),
   origin: staged.nullable().default(null),
-  proof: z.strictObject({ start: z.boolean(), wal: z.boolean() }).default(PROVEN),
+  proof: z
+    // nobody looked for the mappings before version 2
+    .strictObject({ start: z.boolean(), wal: z.boolean(), mappings: z.boolean().default(false) })
+    .default(PROVEN),
 };
 
 const guard = z.strictObject({

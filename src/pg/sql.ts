@@ -381,6 +381,15 @@ export function listSnapshots(serverVersionNum: number): string {
   return `SELECT COALESCE(pg_catalog.string_agg(d.name, ' '), '') AS names FROM ${files}`;
 }
 
+/** The files of rewrite mappings, `most` of them at the most; their sizes from 15 on, where pg_monitor may list them. */
+export function listMappings(serverVersionNum: number, most: number): string {
+  const files =
+    serverVersionNum >= 150_000
+      ? "d.name AS name, d.size::pg_catalog.text AS bytes FROM pg_catalog.pg_ls_logicalmapdir() AS d"
+      : "d.name AS name, NULL::pg_catalog.text AS bytes FROM pg_catalog.pg_ls_dir('pg_logical/mappings', true, false) AS d(name)";
+  return `SELECT ${files} WHERE pg_catalog.starts_with(d.name, 'map-') LIMIT ${Math.trunc(most)}`;
+}
+
 /** The whole WAL segments of a standby, by their names with blanks between them, and how far it has replayed. For pg_monitor. */
 export const LOOK_AT_WAL = `
 SELECT (SELECT pg_catalog.string_agg(w.name, ' ') FROM pg_catalog.pg_ls_waldir() AS w

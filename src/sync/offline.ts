@@ -87,7 +87,10 @@ export async function stageOffline(options: OfflineOptions, dryRun: boolean): Pr
   let journal = known.phase === "primary" ? startOver(known) : known;
   const judged = judge(seen, view, journal, options.selection, options.policy, memory);
   if (!judged.trusted) throw new OfflineError(judged.problems.map(({ message }) => message).join("; "));
-  const actions = judged.plan.actions.filter(isFileAction).filter(({ kind }) => kind !== "complete");
+  // what a start has loaded is completed once it runs
+  const actions = judged.plan.actions
+    .filter(isFileAction)
+    .filter(({ kind }) => kind === "stage" || kind === "unstage");
   if (dryRun) return { actions, failures: [], staged: [] };
 
   const { chosen, plan } = judged;

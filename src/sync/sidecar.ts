@@ -27,6 +27,7 @@ import {
   failureKeys,
   guardBackoffKey,
   holdBackoffKey,
+  mappingsBackoffKey,
   pluginBackoffKey,
   stageBackoffKey,
 } from "../domain/plan-guard.ts";
@@ -304,6 +305,8 @@ function backoffKey(action: Action): string {
       return stageBackoffKey(action.slot);
     case "complete":
       return completeBackoffKey(action.slot);
+    case "fetch_mappings":
+      return mappingsBackoffKey(action.slot);
     case "create_hold":
     case "release_hold":
       return holdBackoffKey(action.databaseOid);

@@ -54,13 +54,17 @@ const staged = fc.record(
     snapshot: fc.constantFrom("kept", "absent", "unusable"),
     pin: orNull(text),
     at: time,
+    loadedBy: orNull(lsn),
   },
   { noNullPrototype: true },
 );
 const provision = {
   staged: fc.array(staged, { maxLength: 4 }),
   origin: orNull(staged),
-  proof: fc.record({ start: fc.boolean(), wal: fc.boolean() }, { noNullPrototype: true }),
+  proof: fc.record(
+    { start: fc.boolean(), wal: fc.boolean(), mappings: fc.boolean() },
+    { noNullPrototype: true },
+  ),
 };
 const slotRecord: fc.Arbitrary<SlotRecord> = fc.record(
   {
@@ -245,7 +249,7 @@ const someSlot: SlotRecord = {
   births: [],
   staged: [],
   origin: null,
-  proof: { start: true, wal: true },
+  proof: { start: true, wal: true, mappings: true },
   maxTarget: 0x16_b374d848n as Lsn,
   bornAt: null,
   dropping: false,

@@ -244,7 +244,7 @@ test("while what was staged cannot be taken back, nothing is complete: it would 
       restartLsn: lsn(90),
       confirmedFlushLsn: lsn(100),
     },
-    ...{ snapshot: "kept" as const, pin: null, at: NOW },
+    ...{ snapshot: "kept" as const, pin: null, at: NOW, loadedBy: null },
   };
   const known = (more: Partial<SlotRecord>) =>
     journalOf([record("x", "seen", null, at(100, more))], { guards: {} });

@@ -264,18 +264,19 @@ describe("once adopted", () => {
     unmoved: false,
   };
   const before = journalOf([record("x", "seen", null)], { primaryTimeline: 2 });
-  const adopted = (start: boolean, wal: boolean) =>
-    noteAdopted(before, action, { start, wal }, NOW).slots.get("x");
+  const adopted = (start: boolean, wal: boolean, mappings = true) =>
+    noteAdopted(before, action, { start, wal, mappings }, NOW).slots.get("x");
 
   test("it is ours where it stands, and not beyond (I7)", () => {
     expect(isOurs(here(), adopted(true, true))).toBe(true);
     expect(isOurs(here({ confirmedFlushLsn: lsn(501) }), adopted(true, true))).toBe(false);
   });
 
-  test("what was not found of it is not proven (I2, I3)", () => {
-    expect(adopted(true, true)?.proof).toEqual({ start: true, wal: true });
-    expect(adopted(false, true)?.proof).toEqual({ start: false, wal: true });
-    expect(adopted(true, false)?.proof).toEqual({ start: false, wal: false });
+  test("what was not found of it is not proven (I2, I3, I16)", () => {
+    expect(adopted(true, true)?.proof).toEqual({ start: true, wal: true, mappings: true });
+    expect(adopted(false, true)?.proof).toEqual({ start: false, wal: true, mappings: true });
+    expect(adopted(true, false)?.proof).toEqual({ start: false, wal: false, mappings: true });
+    expect(adopted(true, true, false)?.proof).toMatchObject({ mappings: false });
     // with its WAL fetched, a start that was found counts, and one that was not does not
     expect(adopted(true, false)?.origin?.snapshot).toBe("absent");
     expect(adopted(false, false)?.origin?.snapshot).toBe("unusable");

@@ -328,7 +328,7 @@ describe("while both servers answer", () => {
         restartLsn: lsn(690),
         confirmedFlushLsn: lsn(690),
       },
-      ...{ snapshot: "kept" as const, pin: null, at: NOW },
+      ...{ snapshot: "kept" as const, pin: null, at: NOW, loadedBy: null },
     };
     const came = { staged: [], origin, proof: PROVEN };
     const seen = (rows: boolean) => ({

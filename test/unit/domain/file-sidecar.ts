@@ -483,6 +483,7 @@ export class FileSidecar {
         snapshot,
         pin,
         at: this.now,
+        loadedBy: null,
       };
       this.#record(noteStaged(this.journal, action.slot, staged));
       if (fate === "half") throw new Refused("it failed before the folder was written");

@@ -1,7 +1,7 @@
 /** What is done with slot files (I11), as a table: every line of `planFiles`, and how the slots stand meanwhile. */
 import { describe, expect, test } from "vitest";
 import type { Action } from "../../../src/domain/action.ts";
-import { type JournalState, type Staged, UNPROVISIONED } from "../../../src/domain/journal.ts";
+import { type JournalState, PROVEN, type Staged, UNPROVISIONED } from "../../../src/domain/journal.ts";
 import { noteObservation, noteStaged } from "../../../src/domain/journal-update.ts";
 import type { FilesView, PrimaryView, StandbyView } from "../../../src/domain/observation.ts";
 import { type Memory, type Plan, type Policy, plan } from "../../../src/domain/plan.ts";
@@ -47,7 +47,7 @@ const stagedFrom = (more: Partial<Staged> = {}): Staged => ({
     restartLsn: lsn(490),
     confirmedFlushLsn: lsn(500),
   },
-  ...{ snapshot: "kept", pin: "slotsync_pin_0badcafe_1", at: NOW - 1_000 },
+  ...{ snapshot: "kept", pin: "slotsync_pin_0badcafe_1", at: NOW - 1_000, loadedBy: null },
   ...more,
 });
 
@@ -206,7 +206,7 @@ const CASES: Case[] = [
     ...here11,
     there: later(501),
     staged: ["x"],
-    stagedAs: { at: NOW - 60_000 },
+    stagedAs: { at: NOW - 60_000, loadedBy: null },
     actions: ["stage x<x*"],
   },
   {
@@ -214,14 +214,14 @@ const CASES: Case[] = [
     ...here11,
     there: later(501),
     staged: ["x"],
-    stagedAs: { at: NOW - 59_999 },
+    stagedAs: { at: NOW - 59_999, loadedBy: null },
     actions: [],
   },
   {
     claim: "20 … and never while the slot stands still",
     ...here11,
     staged: ["x"],
-    stagedAs: { at: NOW - 999_999 },
+    stagedAs: { at: NOW - 999_999, loadedBy: null },
     actions: [],
   },
   {
@@ -407,7 +407,7 @@ const CASES: Case[] = [
     here: [slot("x", 500)],
     staged: ["x"],
     files: { folders: [], folderCount: 1 },
-    actions: ["complete x"],
+    actions: ["fetch_mappings x", "complete x"],
   },
   {
     claim: "44 … and completed only once replay has come to it (I2 e)",
@@ -416,7 +416,7 @@ const CASES: Case[] = [
     staged: ["x"],
     files: { folders: [], folderCount: 1 },
     standby: { replayLsn: lsn(499) },
-    actions: [],
+    actions: ["fetch_mappings x"],
   },
   {
     claim: "45 at most fifty are written a cycle",
@@ -556,14 +556,14 @@ function run(each: Case): Plan {
             1: {
               ...guardRecord(GUARD),
               state: "owned" as const,
-              proof: { start: true, wal: true },
+              proof: { start: true, wal: true, mappings: true },
             },
           },
           lowGuards: {
             1: {
               ...guardRecord(LOW),
               state: "owned" as const,
-              proof: { start: true, wal: true },
+              proof: { start: true, wal: true, mappings: true },
             },
           },
         }
@@ -595,7 +595,9 @@ function run(each: Case): Plan {
 function shown(action: Action): string[] {
   if (action.kind === "stage")
     return [`stage ${action.slot}<${action.source ?? "-"}${action.again ? "*" : ""}`];
-  return action.kind === "unstage" || action.kind === "complete" ? [`${action.kind} ${action.slot}`] : [];
+  return ["unstage", "complete", "fetch_mappings"].includes(action.kind) && "slot" in action
+    ? [`${action.kind} ${action.slot}`]
+    : [];
 }
 
 describe("what is done with slot files", () => {
@@ -612,7 +614,7 @@ describe("what is done with slot files", () => {
 describe("what staged slots still need", () => {
   const old = stagedFrom({ restartLsn: lsn(10), pin: "p1" });
   const newer = stagedFrom({ restartLsn: lsn(20), pin: "p2" });
-  const unproven = { start: true, wal: false };
+  const unproven = { start: true, wal: false, mappings: true };
 
   test.each([
     [
@@ -628,6 +630,12 @@ describe("what staged slots still need", () => {
       [20],
     ],
     ["nothing when it is proven", record("x", "owned", 500, { origin: newer }), [], []],
+    [
+      "nothing for rewrite mappings, which the primary's own slots keep (I12)",
+      record("x", "owned", 500, { origin: newer, proof: { ...PROVEN, mappings: false } }),
+      [],
+      [],
+    ],
     ["no pin where there was none", record("x", "seen", 500, { staged: [{ ...old, pin: null }] }), [], [10]],
   ])("%s", (_claim, each, pins, snapshots) => {
     const needed = stillNeeded(journalOf([each]));
@@ -701,8 +709,27 @@ describe("which attempts are remembered", () => {
     const loaded = slot("x", 500, { restartLsn: held.restartLsn });
     const standby = standbyView([loaded], { serverVersionNum: 150_018 });
     const x = look(known, [], { standby }).slots.get("x");
-    expect(x?.origin).toEqual(held);
-    expect(x?.proof).toMatchObject({ start: false, wal: false });
+    expect(x?.origin).toEqual({ ...held, loadedBy: standby.replayLsn });
+    expect(x?.proof).toMatchObject({ start: false, wal: false, mappings: false });
+  });
+
+  test("how far replay had come when it was first seen loaded is kept, of a guard as well (I16)", () => {
+    const known = journalOf([record("x", "seen", 500, { staged: [held] })], {
+      guards: { 1: { ...guards[1], staged: [held] } },
+    });
+    const here = [
+      slot("x", 500, { restartLsn: held.restartLsn }),
+      slot(GUARD, 500, { restartLsn: held.restartLsn }),
+    ];
+    const seenAt = (journal: JournalState, replay: number) =>
+      look(journal, [], {
+        standby: standbyView(here, { serverVersionNum: 150_018, replayLsn: lsn(replay) }),
+      });
+    const later = seenAt(seenAt(known, 700), 900);
+    expect([later.slots.get("x")?.origin?.loadedBy, later.guards[1]?.origin?.loadedBy]).toEqual([
+      lsn(700),
+      lsn(700),
+    ]);
   });
 
   test("a guard loaded from a file that nobody knows protects nobody, and goes (I2)", () => {

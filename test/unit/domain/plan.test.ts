@@ -392,6 +392,7 @@ function brief(action: Action): string {
     case "stage":
     case "unstage":
     case "complete":
+    case "fetch_mappings":
     case "adopt":
     case "release":
       return `${action.kind} ${action.slot}`;

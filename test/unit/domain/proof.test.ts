@@ -1,4 +1,4 @@
-/** What proves a slot that came by its file (I2, I3, I4), line by line. */
+/** What proves a slot that came by its file (I2, I3, I4, I16), line by line. */
 import { describe, expect, test } from "vitest";
 import {
   type JournalState,
@@ -13,6 +13,7 @@ import {
   feedbackNow,
   holdsRows,
   isLoadedFrom,
+  isProven,
   proofNow,
   provisionOf,
   rowsHeldNow,
@@ -31,7 +32,7 @@ const ORIGIN: Staged = {
     restartLsn: lsn(490),
     confirmedFlushLsn: lsn(500),
   },
-  ...{ snapshot: "kept", pin: PIN, at: NOW },
+  ...{ snapshot: "kept", pin: PIN, at: NOW, loadedBy: null },
 };
 const PHYSICAL = { name: "standby1", active: true, walsender: 4_711 };
 
@@ -232,7 +233,19 @@ describe("start and WAL are proven (I2, I3)", () => {
     ["once for all: WAL", { ...nothing, wal: true }, 490, false, true],
     ["once for all: start", { ...nothing, start: true }, 490, true, false],
   ])("%s", (_claim, before, restart, start, wal) => {
-    expect(proofOf(before, restart)).toEqual({ start, wal });
+    expect(proofOf(before, restart)).toEqual({ start, wal, mappings: false });
+  });
+
+  test.each<[claim: string, loadedBy: number | null, restart: number | null, mappings: boolean]>([
+    ["not by an advance that has not passed the start that loaded it", 600, 600, false],
+    ["by one that has", 600, 601, true],
+    ["not while nobody has seen it loaded", null, 601, false],
+    ["not without a restart_lsn", 600, null, false],
+  ])("rewrite mappings: %s (I16)", (_claim, loadedBy, restart, mappings) => {
+    const origin = { ...ORIGIN, loadedBy: loadedBy === null ? null : lsn(loadedBy) };
+    expect(proofOf(nothing, restart, origin).mappings).toBe(mappings);
+    expect(proofOf({ ...nothing, mappings: true }, 490, origin).mappings, "once for all").toBe(true);
+    expect(isProven({ ...PROVEN, mappings })).toBe(mappings);
   });
 
   test("what was made by SQL is what the server has seen to", () => {

@@ -24,8 +24,8 @@ import {
 } from "./build.ts";
 
 const LOW = GUARD.replace(/1$/, "2");
-const NO_START: Proof = { start: false, wal: true };
-const NO_WAL: Proof = { start: true, wal: false };
+const NO_START: Proof = { start: false, wal: true, mappings: true };
+const NO_WAL: Proof = { start: true, wal: false, mappings: true };
 const CATALOG = 700 as Xid;
 
 interface Guard {
@@ -220,7 +220,7 @@ const ORIGIN = {
     snapshot: "unusable" as const,
     pin: null,
   },
-  ...{ restartLsn: lsn(490), confirmedFlushLsn: lsn(500), at: NOW - 1_000 },
+  ...{ restartLsn: lsn(490), confirmedFlushLsn: lsn(500), at: NOW - 1_000, loadedBy: null },
 };
 
 function run({
