@@ -47,5 +47,10 @@ export function pinName(instanceId: string, serial: number): string {
   return `${PIN_PREFIX}${instanceId}_${serial}`;
 }
 
+/** True for a pin of this journal's sidecar, or of one that was killed. */
+export function isPinOf(name: string, instanceId: string): boolean {
+  return name.startsWith(`${PIN_PREFIX}${instanceId}_`);
+}
+
 /** What the names of all pins begin with. */
 export const PIN_PREFIX = `${OWN_PREFIX}pin_`;

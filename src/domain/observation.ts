@@ -33,6 +33,12 @@ export interface PhysicalSlot {
   catalogXmin: Xid | null;
 }
 
+/** A temporary slot of a sidecar on the primary, and the server's process that it belongs to. */
+export interface Pin {
+  name: string;
+  pid: number | null;
+}
+
 /** What one poll of the primary saw. */
 export interface PrimaryView {
   systemIdentifier: string;
@@ -71,7 +77,7 @@ export interface PrimaryView {
    */
   oldestXid: Xid;
   /** Temporary slots of sidecars that hold WAL and catalog rows there. */
-  pins: readonly { name: string; catalogXmin: Xid }[];
+  pins: readonly Pin[];
 }
 
 /** A slot folder on the standby's disk that no slot in memory has: it is loaded at the next start. */

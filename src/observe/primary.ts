@@ -123,8 +123,8 @@ function viewOf(session: PgSession, physicalSlot: string, seen: Poll, failure: s
     stalledStandbySlots: server.stalled_standby_slots?.split(",") ?? [],
     remembered: false,
     oldestXid: parseXid(server.oldest_xid ?? "0"),
-    pins: all.flatMap(({ name, temporary, catalogXmin }) =>
-      temporary && name.startsWith(PIN_PREFIX) && catalogXmin !== null ? [{ name, catalogXmin }] : [],
+    pins: all.flatMap(({ name, temporary, activePid }) =>
+      temporary && name.startsWith(PIN_PREFIX) ? [{ name, pid: activePid }] : [],
     ),
   };
 }

@@ -54,6 +54,8 @@ export interface PgSession {
   /** Called once when the session is lost other than by `close`; at once if it already is. Returns the undo. */
   onLost(callback: (why: SessionLostError) => void): () => void;
   readonly backendPid: number;
+  /** True when it leads through a connection pooler: the process that was named at the connect is not the one that answers. */
+  readonly pooled: boolean;
   readonly serverVersionNum: number;
   readonly database: string;
   /** `host:port/database as user` */
@@ -282,6 +284,7 @@ const LOST_WORDS: Record<LostReason, string> = {
 
 class Session implements PgSession {
   readonly backendPid: number;
+  readonly pooled: boolean;
   readonly serverVersionNum: number;
   readonly database: string;
   readonly target: string;
@@ -300,6 +303,9 @@ class Session implements PgSession {
     this.#client = client;
     this.#socket = socket;
     this.backendPid = facts.pid;
+    // BackendKeyData, which a pooler makes up; the driver's types do not know it
+    const { processID } = client as unknown as { processID: number | null };
+    this.pooled = processID !== null && processID !== facts.pid;
     this.serverVersionNum = facts.version;
     this.database = facts.database;
     this.target = facts.target;

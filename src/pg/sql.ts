@@ -335,13 +335,31 @@ SELECT ${slotColumns(serverVersionNum)}, ${IN_OWN_USE} FROM pg_catalog.pg_replic
 export const READ_SERVER_FILE = `
 SELECT pg_catalog.pg_read_binary_file($1, $2::pg_catalog.int8, $3::pg_catalog.int8, true)::pg_catalog.text AS content`;
 
-/** $1 source, $2 pin: holds what the source needs, as long as the session lives (12+). Allowed on the primary by I12. */
+/**
+ * $1 source, $2 pin: holds what the source needs, as long as the session lives (12+), whatever database either is of. Allowed on the
+ * primary by I12.
+ */
 export const COPY_PIN = `
 SELECT (SELECT c.lsn FROM pg_catalog.pg_copy_logical_replication_slot($1, $2, true) AS c)::pg_catalog.text AS done`;
 
 /** $1 pin: where there is no slot to copy; waits for the transactions that are running. */
 export const CREATE_PIN = `
 SELECT (SELECT c.lsn FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput', true) AS c)::pg_catalog.text AS done`;
+
+/**
+ * $1 pin, $2 the process that it belongs to: ends that, if it is our own role's, idle, and not the one that is asked. Nobody but the
+ * session itself can drop a temporary slot, and one in a connection pooler's session lives on when its sidecar has been killed.
+ */
+export const END_STRAY_PIN = `
+SELECT pg_catalog.pg_terminate_backend(a.pid) AS ended
+  FROM pg_catalog.pg_replication_slots AS s, pg_catalog.pg_stat_get_activity($2::pg_catalog.int4) AS a
+ WHERE s.slot_name OPERATOR(pg_catalog.=) $1 AND s.temporary AND s.active_pid OPERATOR(pg_catalog.=) a.pid
+   AND a.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid() AND a.state OPERATOR(pg_catalog.=) 'idle'
+   AND a.usesysid OPERATOR(pg_catalog.=)
+       (SELECT r.oid FROM pg_catalog.pg_roles AS r WHERE r.rolname OPERATOR(pg_catalog.=) CURRENT_USER)`;
+
+/** $1 pin: the session's own, as a pooler may hand it to the next who connects. */
+export const DROP_OWN_PIN = "SELECT pg_catalog.pg_drop_replication_slot($1)::pg_catalog.text AS done";
 
 /** $1 name. */
 export function lookAtSlot(serverVersionNum: number): string {

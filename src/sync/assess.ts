@@ -3,6 +3,7 @@ import type { Config } from "../config/load.ts";
 import { type AssessInput, type Assessment, assessFromJournal, assessLive } from "../domain/assess.ts";
 import { emptyJournal, knowsStandby } from "../domain/journal.ts";
 import type { PrimaryView, StandbyView } from "../domain/observation.ts";
+import { poolerProblems } from "../domain/pooler.ts";
 import type { Problem } from "../domain/prerequisites.ts";
 import { buildStatus } from "../domain/status.ts";
 import { type LockHolder, readLock } from "../journal/lock.ts";
@@ -11,7 +12,7 @@ import { type DataDirectory, directoryOf } from "../observe/files.ts";
 import { observeStandby } from "../observe/standby.ts";
 import { describeError } from "../pg/errors.ts";
 import { blindMs, linkOptionsOf, policyOf, quietMs, selectionOf } from "./from-config.ts";
-import { PrimaryLink, StandbyLink } from "./links.ts";
+import { PrimaryLink, pooledKeys, StandbyLink } from "./links.ts";
 import { observeBoth, PrimaryUnreachableError } from "./observe-both.ts";
 
 export interface Reading extends Assessment {
@@ -42,7 +43,8 @@ export async function assess(
     // read after the servers: a running sidecar writes down what it is about to do before it does it, so a journal that is younger
     // than the look explains everything in it, and an older one might not
     const journal = (await readJournal(config.stateDirectory)) ?? emptyJournal("00000000");
-    const { problems: primaryProblems } = primary;
+    const pooled = poolerProblems(pooledKeys(standby, primary), []);
+    const primaryProblems = [...primary.problems, ...pooled];
     const now = Date.now();
     const quietSince = quietSinceOf([seen.startedEpochS * 1_000, sidecar?.since ?? 0], now);
     const input: AssessInput = {

@@ -10,9 +10,11 @@ import { type Action, isFileAction } from "../domain/action.ts";
 import { NOTHING_CHOSEN, undecided } from "../domain/choice.ts";
 import { noteIntents, noteObservation, noteProblems, noteTimeline } from "../domain/journal-update.ts";
 import { judge } from "../domain/judge.ts";
+import { poolerProblems } from "../domain/pooler.ts";
 import { againstReadiness, anyStop } from "../domain/prerequisites.ts";
 import { buildStatus } from "../domain/status.ts";
 import { anyCopyUnprotected, positionsMoved } from "./changes.ts";
+import { pooledKeys } from "./links.ts";
 import { observeBoth } from "./observe-both.ts";
 import { learnHistory } from "./past.ts";
 import type { Sidecar } from "./sidecar.ts";
@@ -42,15 +44,10 @@ export async function runCycle(
 
   const now = sidecar.now();
   const memory = sidecar.memory.at(now, atWork);
-  const judged = judge(
-    primary,
-    look.view,
-    sidecar.journal,
-    sidecar.selection,
-    sidecar.policy,
-    memory,
-    sidecar.primary.problems,
-  );
+  const judged = judge(primary, look.view, sidecar.journal, sidecar.selection, sidecar.policy, memory, [
+    ...sidecar.primary.problems,
+    ...poolerProblems(pooledKeys(sidecar.standby, sidecar.primary), sidecar.strayPins),
+  ]);
   const { chosen, plan, problems } = judged;
   const actions = judged.actions.filter(only);
   // that nothing was chosen the journal shows by itself
@@ -82,7 +79,7 @@ export async function runCycle(
   if (!anyStop(problems)) sidecar.memory.spend(plan.budgetMs, plan.rests);
   const again = await sidecar.act(actions);
   sidecar.considerRestart(plan.awaitingRestart, again || actions.some(isFileAction));
-  await sidecar.tidy();
+  await sidecar.tidy(judged.trusted ? primary : { pins: [] });
   sidecar.report(buildStatus(sidecar.journal, look.view, problems, "live", judged.notChosen));
   const busy =
     actions.some((action) => action.kind !== "advance_guard") || sidecar.applier.busyDatabases.size > 0;

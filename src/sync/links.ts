@@ -210,7 +210,7 @@ export class PrimaryLink {
     this.#problems = [];
     const { signal } = this.#abandon;
     const where = await this.#whereabouts(primaryConninfo);
-    const { session, conn } = await withAdvice(this.#key, () =>
+    const { session, conn } = await withAdvice(this.key, () =>
       openFirst(where, (each) => this.#open(each, "poll", null)),
     );
     this.#members = [...where.hosts, ...where.beside].filter((each) => each !== conn);
@@ -238,8 +238,8 @@ export class PrimaryLink {
     );
   }
 
-  /** What says where the primary is. */
-  get #key(): ConnectKey {
+  /** The key of the configuration, or of the standby's, that says where the primary is. */
+  get key(): ConnectKey {
     if (this.#way.patroniUrl !== null) return "primary.patroni_url";
     return this.#way.dsn === null ? "primary_conninfo" : "primary.dsn";
   }
@@ -350,7 +350,7 @@ export class PrimaryLink {
     const known = this.#session?.usable && (this.#way.dsn || this.#conninfo === primaryConninfo);
     if (known && this.#conn) return this.#open(this.#conn, purpose, database, more);
     const where = await this.#whereabouts(primaryConninfo);
-    const opened = await withAdvice(this.#key, () =>
+    const opened = await withAdvice(this.key, () =>
       openFirst(where, (conn) => this.#open(conn, purpose, database, more)),
     );
     return opened.session;
@@ -422,4 +422,12 @@ export class PrimaryLink {
     await Promise.all([this.#session?.close(), this.upstream.close()]);
     this.#session = null;
   }
+}
+
+/** The keys whose connections lead through a connection pooler, as far as there are sessions. */
+export function pooledKeys(standby: StandbyLink, primary: PrimaryLink): string[] {
+  return [
+    ...(standby.current?.pooled ? ["standby.dsn"] : []),
+    ...(primary.current?.pooled ? [primary.key] : []),
+  ];
 }

@@ -19,8 +19,9 @@ import {
   noteStaged,
 } from "../domain/journal-update.ts";
 import type { Lsn } from "../domain/lsn.ts";
+import { isPinOf } from "../domain/names.ts";
 import type { NapBounds } from "../domain/nap.ts";
-import type { StandbyView } from "../domain/observation.ts";
+import type { Pin, PrimaryView, StandbyView } from "../domain/observation.ts";
 import type { Memory, Policy } from "../domain/plan.ts";
 import {
   completeBackoffKey,
@@ -155,8 +156,17 @@ export class Sidecar {
     };
   }
 
-  /** Lets go of the pins and snapshots that nothing needs any more. */
-  async tidy(): Promise<void> {
+  /** Pins of ours on the primary that belong to no session of ours and could not be ended. */
+  strayPins: readonly Pin[] = [];
+
+  /** Lets go of the pins and snapshots that nothing needs any more, and of pins that a killed predecessor has left in a pooler. */
+  async tidy({ pins: seen }: Pick<PrimaryView, "pins">): Promise<void> {
+    const { current } = this.primary;
+    if (current)
+      this.strayPins = await this.#pins.endStrays(seen, current).catch((error: unknown) => {
+        this.log.warn(describeError(error));
+        return seen.filter(({ name }) => isPinOf(name, this.journal.instanceId));
+      });
     if (this.directory === null || this.applier.filesBusy) return;
     const { pins, snapshots } = stillNeeded(this.journal);
     await this.#pins.keepOnly(pins);

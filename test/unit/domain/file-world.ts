@@ -497,7 +497,7 @@ export class FileWorld {
       prepared: [],
       remembered: false,
       oldestXid: this.xid(this.nextXid),
-      pins: [...this.pins.values()].map(({ name, xmin }) => ({ name, catalogXmin: this.xid(xmin) })),
+      pins: [...this.pins.values()].map(({ name }) => ({ name, pid: null })),
     };
   }
 
