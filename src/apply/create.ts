@@ -5,7 +5,7 @@ import { isPgError, SQLSTATE } from "../pg/errors.ts";
 import type { PgSession } from "../pg/session.ts";
 import { advanceSlot, copySlot, dropSlot, type Role } from "../pg/sql.ts";
 import { dropFailoverSlot } from "./drop.ts";
-import { expectDone, ReasonedError, SlotMovedError } from "./errors.ts";
+import { expectDone, missingPlugin, ReasonedError, SlotMovedError } from "./errors.ts";
 
 export type Create = Pick<Extract<Action, { kind: "create" }>, "slot" | "plugin" | "from" | "to"> & {
   /** A slot of ours that has the name is dropped just before, if it still stands there (I7). */
@@ -29,7 +29,7 @@ export async function createSlots<A extends Create>(
     try {
       if (copy?.from !== create.from) {
         if (copy) await dropWork(session, role, work);
-        copy = { from: create.from, at: await makeWork(session, role, create.from, work) };
+        copy = { from: create.from, at: await makeWork(session, role, create, work) };
       }
       copy.at = await bringTo(session, role, work, copy.at, create.to);
       await takeName(session, role, work, create);
@@ -44,12 +44,25 @@ export async function createSlots<A extends Create>(
   if (copy) await dropWork(session, role, work);
 }
 
-async function makeWork(session: PgSession, role: Role, from: string, work: string): Promise<Lsn> {
+/** With the plugin of the slot that is to be made: it must load in any case, and the guard's own may be refused by now. */
+async function makeWork(
+  session: PgSession,
+  role: Role,
+  { from, plugin }: Create,
+  work: string,
+): Promise<Lsn> {
   const what = `copying "${from}" to a temporary slot`;
-  const rows = await session.query<{ done: string | null }>(copySlot(role), [from, work, true, "pgoutput"], {
-    what,
-  });
-  return parseLsn(expectDone(rows, what));
+  const copy = () =>
+    session.query<{ done: string | null }>(copySlot(role), [from, work, true, plugin], { what });
+  return parseLsn(expectDone(await loading(plugin, copy), what));
+}
+
+async function loading<T>(plugin: string, run: () => Promise<T>): Promise<T> {
+  try {
+    return await run();
+  } catch (error) {
+    throw isPgError(error, SQLSTATE.undefinedFile) ? missingPlugin(plugin, error) : error;
+  }
 }
 
 async function bringTo(session: PgSession, role: Role, work: string, at: Lsn, to: Lsn): Promise<Lsn> {
@@ -75,21 +88,11 @@ async function bringTo(session: PgSession, role: Role, work: string, at: Lsn, to
 async function takeName(session: PgSession, role: Role, work: string, create: Create): Promise<void> {
   const what = `creating slot "${create.slot}" at ${formatLsn(create.to)}`;
   if (create.replaces !== undefined) await dropFailoverSlot(session, role, create.slot, create.replaces);
-  try {
-    expectDone(
-      await session.query(copySlot(role), [work, create.slot, false, create.plugin], { what }),
+  const copy = () =>
+    session.query<{ done: string | null }>(copySlot(role), [work, create.slot, false, create.plugin], {
       what,
-    );
-  } catch (error) {
-    if (!isPgError(error, SQLSTATE.undefinedFile)) throw error;
-    throw new ReasonedError(
-      "plugin_missing",
-      `output plugin "${create.plugin}" is not installed on this server`,
-      {
-        cause: error,
-      },
-    );
-  }
+    });
+  expectDone(await loading(create.plugin, copy), what);
 }
 
 async function dropWork(session: PgSession, role: Role, work: string): Promise<void> {

@@ -26,6 +26,13 @@ export class ReasonedError extends Error {
   }
 }
 
+/** The server does not find the plugin's library. */
+export function missingPlugin(plugin: string, cause?: unknown): ReasonedError {
+  return new ReasonedError("plugin_missing", `output plugin "${plugin}" is not installed on this server`, {
+    cause,
+  });
+}
+
 /** Throws unless the statement's recovery condition held. Returns what it answered. */
 export function expectDone(rows: readonly { done: string | null }[], what: string): string {
   const done = rows[0]?.done;

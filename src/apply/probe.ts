@@ -2,7 +2,7 @@ import { hasPlugin } from "../datadir/plugins.ts";
 import { isPgError, SQLSTATE } from "../pg/errors.ts";
 import type { PgSession } from "../pg/session.ts";
 import { copySlot, dropSlot, loadLibrary } from "../pg/sql.ts";
-import { expectDone, ReasonedError } from "./errors.ts";
+import { expectDone, missingPlugin, ReasonedError } from "./errors.ts";
 
 /** Sees whether this standby can load an output plugin, by a temporary copy of the guard. Throws ReasonedError when it cannot. */
 export async function probePlugin(
@@ -17,7 +17,7 @@ export async function probePlugin(
     await session.query(dropSlot("standby"), [work], { what });
   } catch (error) {
     if (!isPgError(error, SQLSTATE.undefinedFile)) throw error;
-    throw missing(plugin, error);
+    throw missingPlugin(plugin, error);
   }
 }
 
@@ -32,11 +32,11 @@ export async function probeLibrary(
 ): Promise<void> {
   const found = directory === null ? null : await hasPlugin(directory, plugin);
   if (found === true) return;
-  if (found === false) throw missing(plugin);
+  if (found === false) throw missingPlugin(plugin);
   try {
     await session.script(loadLibrary(plugin), { what: `loading output plugin "${plugin}"` });
   } catch (error) {
-    if (isPgError(error, SQLSTATE.undefinedFile)) throw missing(plugin, error);
+    if (isPgError(error, SQLSTATE.undefinedFile)) throw missingPlugin(plugin, error);
     if (!isPgError(error, SQLSTATE.insufficientPrivilege)) throw error;
     throw new ReasonedError(
       "plugin_unproven",
@@ -44,10 +44,4 @@ export async function probeLibrary(
       { cause: error },
     );
   }
-}
-
-function missing(plugin: string, cause?: unknown): ReasonedError {
-  return new ReasonedError("plugin_missing", `output plugin "${plugin}" is not installed on this server`, {
-    cause,
-  });
 }

@@ -5,6 +5,7 @@ import type { Provision, RowsHeld } from "./journal.ts";
 import { bytesBeyond, formatLsn, type Lsn } from "./lsn.ts";
 import type { PlanInput } from "./plan.ts";
 import { completeBackoffKey, mappingsBackoffKey, pluginBackoffKey } from "./plan-guard.ts";
+import { pluginDoubt } from "./plugins.ts";
 import { feedbackNow, holdsRows, proofNow } from "./proof.ts";
 import { type Verdict, waiting } from "./protection.ts";
 import type { StandbySlot } from "./slot.ts";
@@ -130,16 +131,10 @@ function soonRemoved({ restartLsn }: StandbySlot, { standby }: PlanInput): Verdi
   );
 }
 
-/** True for a plugin that is known to load on this standby. pgoutput is part of the server. */
-export function isPluginProven(plugin: string, { journal }: Pick<PlanInput, "journal">): boolean {
-  return plugin === "pgoutput" || journal.plugins.includes(plugin);
-}
-
 /** Without its plugin nobody can read a slot after a promotion. */
-export function pluginUnproven(plugin: string, input: PlanInput): Verdict | null {
-  if (isPluginProven(plugin, input)) return null;
-  const refused = input.memory.backoff.get(pluginBackoffKey(plugin));
-  return refused
-    ? waiting(refused.reason, refused.detail)
-    : waiting("plugin_unproven", `whether output plugin "${plugin}" loads on this standby is being tried`);
+export function pluginUnproven(
+  slot: Pick<StandbySlot, "plugin" | "databaseOid">,
+  { standby, journal, memory }: PlanInput,
+): Verdict | null {
+  return pluginDoubt(slot, standby, journal, memory.backoff.get(pluginBackoffKey(slot.plugin)));
 }

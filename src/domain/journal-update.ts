@@ -19,6 +19,7 @@ import type { PrimaryView, StandbyView } from "./observation.ts";
 import { isBornAs, isOurs, isServed } from "./ownership.ts";
 import type { Plan } from "./plan.ts";
 import { attemptIn } from "./plan-stage.ts";
+import { GUARD_PLUGIN } from "./plugins.ts";
 import { feedbackNow, proofNow, provisionOf, rowsHeldNow } from "./proof.ts";
 import { isFailoverReady } from "./protection.ts";
 import { type PrimarySlot, type SlotIdentity, type StandbySlot, slotNamed } from "./slot.ts";
@@ -518,9 +519,6 @@ function leavesNoTrace(journal: JournalState, action: Action): boolean {
 
 const UNTRACED: readonly Action["kind"][] = ["advance_guard", "create_hold", "release_hold", "sync_slots"];
 
-/** What guards are made with: it has loaded when one is there. */
-const GUARD_PLUGIN = "pgoutput";
-
 /** I2 (b) and (e): its snapshot is in place, or there is none anywhere because the slot has not moved since it was made. */
 function startsThere(origin: Staged | null): boolean {
   return origin === null || origin.snapshot !== "unusable";
@@ -560,6 +558,12 @@ function forgetGuard(journal: Draft, name: string): void {
 
 function withPlugin(journal: JournalState, plugin: string): JournalState {
   return journal.plugins.includes(plugin) ? journal : { ...journal, plugins: [...journal.plugins, plugin] };
+}
+
+/** Records that a plugin which was seen to load does not any more (I18). */
+export function notePluginGone(journal: JournalState, plugin: string): JournalState {
+  if (!journal.plugins.includes(plugin)) return journal;
+  return { ...journal, plugins: journal.plugins.filter((each) => each !== plugin) };
 }
 
 function furthest(known: Lsn | null, to: Lsn): Lsn {

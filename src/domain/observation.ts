@@ -1,5 +1,6 @@
 import type { Idleness } from "./idle.ts";
 import type { Lsn } from "./lsn.ts";
+import type { PluginsView } from "./plugins.ts";
 import type { Reason } from "./protection.ts";
 import type { Registry } from "./registry.ts";
 import type { PrimarySlot, SlotIdentity, StandbySlot } from "./slot.ts";
@@ -138,6 +139,8 @@ export interface StandbyView {
   feedbackSession: string;
   /** Its data directory, where that is needed; null when it was not looked at. */
   files: FilesView | null;
+  /** What decides which output plugins can be used; left out where nobody has looked. */
+  plugins?: PluginsView;
   /** 18+: null, or left out, where no slot is given up for being idle. */
   idleness?: Idleness | null;
 }

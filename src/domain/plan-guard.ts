@@ -6,6 +6,7 @@ import { bytesBetween, type Lsn, maxLsn, minLsn } from "./lsn.ts";
 import { guardName, holdName } from "./names.ts";
 import type { StandbyView } from "./observation.ts";
 import type { Backoff, Memory, PlanInput } from "./plan.ts";
+import { whyNoGuard } from "./plugins.ts";
 import { isProven, proofNow, provisionOf } from "./proof.ts";
 import { type StandbySlot, slotNamed } from "./slot.ts";
 import { xidPrecedesOrEquals } from "./xid.ts";
@@ -27,8 +28,8 @@ export interface DatabaseState {
   holdProvision: Provision;
   /** A guard is being created right now. */
   creating: boolean;
-  /** Why the last attempt to create it failed. */
-  failure: Backoff | null;
+  /** Why it cannot be created, or the last attempt failed. */
+  failure: Pick<Backoff, "reason" | "detail"> | null;
 }
 
 /** A guard is moved at least this often while WAL comes in, so that it does not hold more WAL than it must … */
@@ -75,7 +76,7 @@ export function inspectDatabase(
     holdMaxTarget: low?.maxTarget ?? (0n as Lsn),
     provision: record && guard ? provisionOf(record, guard) : UNPROVISIONED,
     holdProvision: low && held ? provisionOf(low, held) : UNPROVISIONED,
-    failure: memory.backoff.get(guardBackoffKey(database.oid)) ?? null,
+    failure: whyNoGuard(standby, database.oid) ?? memory.backoff.get(guardBackoffKey(database.oid)) ?? null,
     guard,
     hold: held,
   };
@@ -108,6 +109,7 @@ export function planGuard(
   const base = { database: state.name, databaseOid: state.oid };
   if (state.creating) return [];
   if (!state.guard) {
+    if (whyNoGuard(input.standby, state.oid) !== null) return [];
     if (!mayTry(guardBackoffKey(state.oid), memory) || !take(headroom)) return [];
     return [
       {

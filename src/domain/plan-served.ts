@@ -86,7 +86,7 @@ function verdictOfServed(slot: PrimarySlot, local: StandbySlot, input: PlanInput
     preparedTooEarly(slot, input) ??
     notFlushed(confirmed, input) ??
     doubtsOf(local, { ...UNPROVISIONED, proof: PROVEN }, null, input) ??
-    pluginUnproven(local.plugin, input) ??
+    pluginUnproven(local, input) ??
     SYNCED
   );
 }
@@ -118,8 +118,7 @@ function decideCovered(
       ...probe,
     };
   const guarded =
-    pluginUnproven(slot.plugin, input) ??
-    guardedBy(database.guard, database.provision, slot, position, input);
+    pluginUnproven(slot, input) ?? guardedBy(database.guard, database.provision, slot, position, input);
   return { slot, verdict: guarded === GUARDED ? guarded : (doubt ?? guarded), relies: position, ...probe };
 }
 
@@ -151,8 +150,7 @@ function decideInTheWay(
   const waits = { ...decision, relies: position };
   if (!isOurs(local, input.journal.slots.get(slot.name)) || activePid !== null) return waits;
   const verdict =
-    pluginUnproven(slot.plugin, input) ??
-    guardedBy(database.guard, database.provision, slot, position, input);
+    pluginUnproven(slot, input) ?? guardedBy(database.guard, database.provision, slot, position, input);
   if (verdict !== GUARDED) return waits;
   const { name, database: where, databaseOid } = local;
   const why = "the server syncs it by itself, and stops at a slot of the same name";

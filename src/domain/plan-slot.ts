@@ -2,7 +2,7 @@
 import type { Action } from "./action.ts";
 import { decideConflict, isUnmoved } from "./adopt.ts";
 import { copiesSlots, createsOnStandby } from "./capability.ts";
-import { doubtsOf, isPluginProven, notFlushed, pluginUnproven } from "./doubts.ts";
+import { doubtsOf, notFlushed, pluginUnproven } from "./doubts.ts";
 import { inGrace } from "./grace.ts";
 import type { Provision, RowsHeld } from "./journal.ts";
 import { formatLsn, isAhead, type Lsn, lastHad, maxLsn, minLsn } from "./lsn.ts";
@@ -19,6 +19,7 @@ import {
   whyHopeless,
 } from "./plan-guard.ts";
 import { comesByFile, folderConflict, untilRestart } from "./plan-stage.ts";
+import { isProbeDue, whyRefused } from "./plugins.ts";
 import { holdsRows, isProven, proofNow, provisionOf, rowsOf } from "./proof.ts";
 import { blocked, GUARDED, SYNCED, type Verdict, waiting } from "./protection.ts";
 import { type PrimarySlot, type StandbySlot, slotNamed } from "./slot.ts";
@@ -85,7 +86,7 @@ function decideUnloaded(
         `after a promotion this server would have no free replication slot for it (max_replication_slots = ${input.standby.maxReplicationSlots}): raise it here and restart it`,
       ),
     };
-  return { ...pending, verdict: pluginUnproven(slot.plugin, input) ?? standing, relies: position };
+  return { ...pending, verdict: pluginUnproven(slot, input) ?? standing, relies: position };
 }
 
 /** Bytes that one statement decodes at the most, so that a slot far behind moves in steps that end in time. */
@@ -291,7 +292,7 @@ function guardedMeanwhile(
   { free }: Headroom,
 ): Partial<SlotDecision> {
   if (!database || slot.twoPhase || !copiesSlots(input.standby.serverVersionNum)) return {};
-  if (pluginUnproven(slot.plugin, input)) return {};
+  if (pluginUnproven(slot, input)) return {};
   const verdict = standingByGuards(slot, confirmed, database, input);
   if (verdict !== GUARDED) return {};
   // dropped it leaves room for itself, and not for the working copy that it is made out of
@@ -320,7 +321,7 @@ function verdictOfSynced(
   return (
     notFlushed(confirmed, input) ??
     doubtsOf(local, provision, rows, input) ??
-    pluginUnproven(local.plugin, input) ??
+    pluginUnproven(local, input) ??
     SYNCED
   );
 }
@@ -396,7 +397,7 @@ function decideMissing(
         ),
     };
   // a guard covers a slot only if its plugin loads here: else materialising it after a promotion would fail
-  const unloadable = pluginUnproven(slot.plugin, input);
+  const unloadable = pluginUnproven(slot, input);
   if (unloadable) {
     decision.verdict = unloadable;
     if (!decision.create) Object.assign(decision, probeOf(slot, database, input));
@@ -442,7 +443,7 @@ export function guardedBy(
   );
 }
 
-/** Sees whether the plugin loads, unless that is known. */
+/** Sees whether the plugin loads, when that is not known, or was seen long ago. */
 export function probeOf(
   slot: PrimarySlot,
   database: DatabaseState | null,
@@ -450,7 +451,12 @@ export function probeOf(
 ): Pick<SlotDecision, "probe"> {
   const bySql = createsOnStandby(input.standby.serverVersionNum);
   if (!database || (bySql && !database.guard)) return {};
-  if (isPluginProven(slot.plugin, input) || !mayTry(pluginBackoffKey(slot.plugin), input.memory)) return {};
+  const { standby, journal, memory } = input;
+  const { plugin } = slot;
+  const probedAt = memory.pluginProbedAt ? (memory.pluginProbedAt.get(plugin) ?? 0) : null;
+  if (!isProbeDue(plugin, standby, journal, probedAt, memory.now)) return {};
+  if (!mayTry(pluginBackoffKey(plugin), memory) || whyRefused(slot, standby.plugins?.rules) !== null)
+    return {};
   return {
     probe: {
       kind: "probe_plugin",

@@ -67,6 +67,8 @@ export interface Memory {
   creatingGuards: ReadonlySet<number>;
   /** Our last call of the server's own slot sync (17+), or null. */
   serverSync: ServerSyncMemory | null;
+  /** When each output plugin was last seen to load here; null, or left out, in a process that tries nothing. */
+  pluginProbedAt?: ReadonlyMap<string, number> | null;
   /** When each guard was last advanced. */
   guardAdvancedAt: ReadonlyMap<string, number>;
   /** Whether something is being done to slot files right now. */

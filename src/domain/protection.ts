@@ -10,6 +10,7 @@ export type Reason =
   | "database_missing"
   | "plugin_missing"
   | "plugin_unproven"
+  | "plugin_refused"
   | "prepared_transactions_pending"
   | "permission_denied"
   | "too_many_slots"

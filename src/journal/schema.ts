@@ -20,6 +20,7 @@ const REASONS = {
   database_missing: 0,
   plugin_missing: 0,
   plugin_unproven: 0,
+  plugin_refused: 0,
   prepared_transactions_pending: 0,
   permission_denied: 0,
   too_many_slots: 0,

@@ -1,6 +1,7 @@
 /** What the standby's data directory looks like: the slot folders that no slot in memory has, and how many the next start takes. */
 import { DataDirectoryError } from "../datadir/errors.ts";
 import { isAlive, readIdentity, verifyDirectory } from "../datadir/identity.ts";
+import { LibraryFolders } from "../datadir/plugins.ts";
 import { nextStart, readSettings } from "../datadir/settings.ts";
 import { listSlotFolders } from "../datadir/slot-folders.ts";
 import type { FilesView, SlotFolder } from "../domain/observation.ts";
@@ -29,11 +30,13 @@ export class DataDirectory {
   readonly path: string;
   /** Whether the last look found the very directory of the server that was asked, usable or not. */
   belongs = false;
+  readonly #libraries: LibraryFolders;
   #verified = "";
   #settings: ({ at: number } & Awaited<ReturnType<typeof nextStart>>) | null = null;
 
   constructor(path: string) {
     this.path = path;
+    this.#libraries = new LibraryFolders(path);
   }
 
   /** Looks at it beside a running server. What is wrong with it is part of the answer; never throws for a file's sake. */
@@ -77,6 +80,11 @@ export class DataDirectory {
     };
   }
 
+  /** The names of the libraries that the server finds with this `dynamic_library_path`; null when they cannot be seen. */
+  libraries(libraryPath: string | null): Promise<ReadonlySet<string> | null> {
+    return this.#libraries.look(libraryPath);
+  }
+
   /** The settings of recovery.conf, of which a server before 12 tells nothing. */
   async recoverySettings(): Promise<{ primaryConninfo: string | null; primarySlotName: string | null }> {
     const settings = await readSettings(this.path, 11);
@@ -110,6 +118,7 @@ export class DataDirectory {
       server: { startEpochS: startedEpochS, port },
     });
     this.#verified = server;
+    this.#libraries.forget();
     this.#settings = null;
   }
 

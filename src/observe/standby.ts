@@ -3,9 +3,10 @@
 import type { Idleness } from "../domain/idle.ts";
 import { type Lsn, maxLsn, parseLsnOrNull } from "../domain/lsn.ts";
 import type { FilesView, StandbyView } from "../domain/observation.ts";
+import type { PluginRules } from "../domain/plugins.ts";
 import type { StandbySlot } from "../domain/slot.ts";
 import { parseConnInfo } from "../pg/conninfo.ts";
-import { type SlotRow, toLogicalSlots } from "../pg/rows.ts";
+import { type SlotRow, toLogicalSlots, toPluginRules } from "../pg/rows.ts";
 import type { PgSession } from "../pg/session.ts";
 import { lookAtPromoted, lookAtStandby, STANDBY_PULSE } from "../pg/sql.ts";
 import type { DataDirectory } from "./files.ts";
@@ -25,6 +26,9 @@ interface ServerRow {
   wal_segment_bytes: string;
   /** NULL before 18. */
   idle_timeout_s: string | null;
+  library_path: string | null;
+  /** NULL where the server has no such setting. */
+  plugin_rules: string | null;
   replay_lsn: string | null;
   receive_lsn: string | null;
   streaming: boolean;
@@ -113,6 +117,10 @@ export async function observeStandby(
       feedbackSession: `${primarySlotName ?? ""} ${server.feedback_session}`,
       files,
       idleness: idlenessIn(server, slots),
+      plugins: {
+        rules: toPluginRules(server.plugin_rules),
+        libraries: directory?.belongs ? await directory.libraries(server.library_path) : null,
+      },
     },
   };
 }
@@ -173,6 +181,8 @@ interface PromotedRow {
   stalled_standby_slots: string | null;
   /** NULL before 18. */
   idle_timeout_s: string | null;
+  /** NULL where the server has no such setting. */
+  plugin_rules: string | null;
 }
 
 /** What one look at a promoted server saw. */
@@ -184,6 +194,7 @@ export interface PromotedView {
   stalledStandbySlots: readonly string[];
   /** 18+: whether checkpoints give up slots that nobody uses. */
   givesUpIdle: boolean;
+  pluginRules: PluginRules | null;
   slots: StandbySlot[];
   /** Of slots of every kind. */
   slotNames: string[];
@@ -202,6 +213,7 @@ export async function observePromoted(session: PgSession): Promise<PromotedView>
     timeline: server.timeline === null ? null : Number.parseInt(server.timeline, 16),
     stalledStandbySlots: server.stalled_standby_slots?.split(",") ?? [],
     givesUpIdle: Number(server.idle_timeout_s ?? 0) > 0,
+    pluginRules: toPluginRules(server.plugin_rules),
     slots: toLogicalSlots(slots),
     slotNames: slots.map(({ name }) => name),
   };

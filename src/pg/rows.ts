@@ -1,5 +1,6 @@
 /** Rows as the server sends them, turned into the domain's types. */
 import { parseLsnOrNull } from "../domain/lsn.ts";
+import type { PluginRules } from "../domain/plugins.ts";
 import type { LogicalSlot } from "../domain/slot.ts";
 import { parseXid } from "../domain/xid.ts";
 
@@ -26,6 +27,33 @@ export interface SlotRow {
   in_own_use?: boolean;
   /** Asked of a standby only; NULL before 18. */
   idle_s?: string | null;
+}
+
+/** `plugin_rules` in sql.ts. */
+interface PluginRulesJson {
+  value: string;
+  source: string;
+  role: number | string;
+  overrides: { database: number | string; role: number | string; item: string }[] | null;
+}
+
+/** Where a value comes from that is our role's own, and that others do not have. */
+const OUR_ROLES: readonly string[] = ["user", "database user"];
+
+/** Null where the server has no such setting, or does not show it. */
+export function toPluginRules(text: string | null | undefined): PluginRules | null {
+  if (text == null) return null;
+  const { value, source, role, overrides } = JSON.parse(text) as PluginRulesJson;
+  return {
+    value,
+    ofOurRole: OUR_ROLES.includes(source),
+    roleOid: Number(role),
+    overrides: (overrides ?? []).map((each) => ({
+      databaseOid: Number(each.database),
+      roleOid: Number(each.role),
+      value: each.item.slice(each.item.indexOf("=") + 1),
+    })),
+  };
 }
 
 /** Null for a physical slot. A slot whose database has just been dropped still shows its oid. */

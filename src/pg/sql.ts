@@ -60,6 +60,17 @@ function idleColumn(serverVersionNum: number): string {
 const IDLE_TIMEOUT = `(SELECT i.setting FROM pg_catalog.pg_settings AS i
          WHERE i.name OPERATOR(pg_catalog.=) 'idle_replication_slot_timeout') AS idle_timeout_s`;
 
+/**
+ * Which libraries may be used as output plugins (15.19 and its siblings), as PluginRow in rows.ts; NULL where the setting does not exist.
+ * Where the role may not see it, it may not see other settings that are asked for either, and is told so.
+ */
+const PLUGIN_RULES = `(SELECT pg_catalog.json_build_object('value', p.setting, 'source', p.source,
+         'role', (SELECT u.oid FROM pg_catalog.pg_roles AS u WHERE u.rolname OPERATOR(pg_catalog.=) SESSION_USER),
+         'overrides', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('database', d.setdatabase, 'role', d.setrole, 'item', c.item))
+              FROM pg_catalog.pg_db_role_setting AS d, pg_catalog.unnest(d.setconfig) AS c(item)
+             WHERE pg_catalog.starts_with(c.item, 'output_plugin_libraries=')))::pg_catalog.text
+         FROM pg_catalog.pg_settings AS p WHERE p.name OPERATOR(pg_catalog.=) 'output_plugin_libraries') AS plugin_rules`;
+
 /** Whether the slot's user is a sidecar's own session at work, and nobody that could move it past the subscriber. */
 const IN_OWN_USE = `
     CASE WHEN active THEN EXISTS (
@@ -149,6 +160,8 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        ${setting("max_slot_wal_keep_size")} AS max_slot_wal_keep_mb,
        ${setting("wal_keep_size")} AS wal_keep_mb,
        ${setting("wal_segment_size")} AS wal_segment_bytes,
+       ${setting("dynamic_library_path")} AS library_path,
+       ${PLUGIN_RULES},
        ${IDLE_TIMEOUT},
        pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text AS replay_lsn,
        pg_catalog.pg_last_wal_receive_lsn()::pg_catalog.text AS receive_lsn,
@@ -326,6 +339,7 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        (SELECT s.system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system() AS s) AS system_identifier,
        CASE WHEN NOT pg_catalog.pg_is_in_recovery()
             THEN pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END AS timeline,
+       ${PLUGIN_RULES},
        ${IDLE_TIMEOUT},
        ${serverVersionNum >= 170_000 ? STALLED_STANDBY_SLOTS : "NULL::pg_catalog.text"} AS stalled_standby_slots;
 SELECT ${slotColumns(serverVersionNum)}, ${IN_OWN_USE} FROM pg_catalog.pg_replication_slots`;

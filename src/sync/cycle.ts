@@ -22,6 +22,9 @@ import type { Sidecar } from "./sidecar.ts";
 /** `again`: slots were made or dropped, so how they stand is not what was told. */
 export type CycleResult = { kind: "promoted" } | { kind: "synced"; changed: boolean; again: boolean };
 
+/** What is done from time to time on a server where nothing happens. */
+const UPKEEP: readonly Action["kind"][] = ["advance_guard", "probe_plugin"];
+
 /** Runs one cycle, doing what `only` lets through. Throws when a server does not answer or the journal cannot be written: then nothing has been done. */
 export async function runCycle(
   sidecar: Sidecar,
@@ -81,8 +84,7 @@ export async function runCycle(
   sidecar.considerRestart(plan.awaitingRestart, again || actions.some(isFileAction));
   await sidecar.tidy(judged.trusted ? primary : { pins: [] });
   sidecar.report(buildStatus(sidecar.journal, look.view, problems, "live", judged.notChosen));
-  const busy =
-    actions.some((action) => action.kind !== "advance_guard") || sidecar.applier.busyDatabases.size > 0;
+  const busy = actions.some(({ kind }) => !UPKEEP.includes(kind)) || sidecar.applier.busyDatabases.size > 0;
   const changed = busy || positionsMoved(before, sidecar.journal) || anyCopyUnprotected(sidecar.journal);
   return { kind: "synced", changed, again };
 }

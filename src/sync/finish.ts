@@ -25,6 +25,7 @@ import { type JournalState, knowsStandby } from "../domain/journal.ts";
 import { noteFinish, noteFinishIntents, startOver } from "../domain/journal-update.ts";
 import { formatLsn, type Lsn } from "../domain/lsn.ts";
 import { isGuardOf, workName } from "../domain/names.ts";
+import { type PluginRules, whyRefused } from "../domain/plugins.ts";
 import { isFailoverReady } from "../domain/protection.ts";
 import type { StandbySlot } from "../domain/slot.ts";
 import { slotNamed } from "../domain/slot.ts";
@@ -90,7 +91,8 @@ async function finishPromotion(context: FinishContext, tookBack: boolean): Promi
     steps.filter((step) => errors.get(step)).map((step) => step.record.databaseOid),
   );
   const { removed, left } = await removeGuards(context, look.slots, failedDatabases);
-  const slots = reportLines(steps, errors, unflagged, promoted);
+  const told = new Map([...unreadable(steps, errors, look.pluginRules), ...unflagged]);
+  const slots = reportLines(steps, errors, told, promoted);
   const finishedAt = context.now();
   const endOfWal = endOfWalOf(promoted);
   const report: FinishReport = {
@@ -108,6 +110,18 @@ async function finishPromotion(context: FinishContext, tookBack: boolean): Promi
   };
   await context.record(noteFinish(journal, steps, errors, removed, report));
   return report;
+}
+
+/** Slots that are there, and that a setting lets nobody read. */
+function unreadable(
+  steps: readonly FinishStep[],
+  errors: ReadonlyMap<FinishStep, unknown>,
+  rules: PluginRules | null,
+): Map<FinishStep, string> {
+  const told = steps
+    .filter((step) => stays(step, errors))
+    .map((step) => [step, whyRefused(step.record, rules)] as const);
+  return new Map(told.filter((each): each is [FinishStep, string] => each[1] !== null));
 }
 
 /** So often what the server gives up under our hands is decided anew; then another attempt at the whole has to do. */
@@ -273,14 +287,14 @@ async function ownHistory(
 function reportLines(
   steps: readonly FinishStep[],
   errors: ReadonlyMap<FinishStep, unknown>,
-  unflagged: ReadonlyMap<FinishStep, string>,
+  told: ReadonlyMap<FinishStep, string>,
   promoted: Promoted,
 ): FinishedSlot[] {
   return steps.map((step) => {
     const error = errors.get(step);
     if (!error) {
       const line = finishedSlot(step, promoted, null, promoted.journal.finish);
-      return { ...line, detail: unflagged.get(step) ?? line.detail };
+      return { ...line, detail: told.get(step) ?? line.detail };
     }
     const line = finishedSlot(step, promoted, errorText(error));
     return isPgError(error, SQLSTATE.objectInUse) ? { ...line, outcome: "in_use" as const } : line;

@@ -9,6 +9,7 @@ export class CycleMemory {
   readonly #duty: number;
   readonly #backoff = new Map<string, Backoff>();
   readonly #guardAdvancedAt = new Map<string, number>();
+  readonly #pluginProbedAt = new Map<string, number>();
   readonly #restUntil = new Map<string, number>();
   #serverSync: ServerSyncMemory | null = null;
   #budgetMs = 100;
@@ -28,6 +29,7 @@ export class CycleMemory {
       budgetMs: this.#budgetMs,
       backoff: this.#backoff,
       guardAdvancedAt: this.#guardAdvancedAt,
+      pluginProbedAt: this.#pluginProbedAt,
       restUntil: this.#restUntil,
       serverSync: this.#serverSync,
       busyDatabases: lanes.busyDatabases,
@@ -45,6 +47,11 @@ export class CycleMemory {
   /** The server's own slot sync has been called while the slots stood so. */
   serverSynced(state: string, now: number): void {
     this.#serverSync = afterServerSync(this.#serverSync, state, now);
+  }
+
+  /** An output plugin has loaded. */
+  pluginLoaded(plugin: string, now: number): void {
+    this.#pluginProbedAt.set(plugin, now);
   }
 
   guardAdvanced(guard: string, now: number): void {

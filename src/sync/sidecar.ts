@@ -15,6 +15,7 @@ import {
   noteAdopted,
   noteDone,
   noteFailure,
+  notePluginGone,
   noteSnapshotLost,
   noteStaged,
 } from "../domain/journal-update.ts";
@@ -279,6 +280,7 @@ export class Sidecar {
       if (action.kind === "drop" || action.kind === "stage")
         this.memory.succeeded(completeBackoffKey(action.slot));
       if (action.kind === "sync_slots") this.memory.serverSynced(action.state, this.now());
+      if (action.kind === "probe_plugin") this.memory.pluginLoaded(action.plugin, this.now());
       if (action.kind === "advance_guard") this.memory.guardAdvanced(action.guard, this.now());
       this.journal = noteDone(this.journal, action);
       const cameOrWent = ["create", "drop", "adopt", "release"].includes(action.kind);
@@ -290,6 +292,8 @@ export class Sidecar {
     if (error instanceof WrongRoleError || error instanceof SlotMovedError) return;
     const failure = failureOf(error);
     const failures = this.memory.failed(key, failure, this.now());
+    if (action.kind === "probe_plugin" && failure.reason === "plugin_missing")
+      this.journal = notePluginGone(this.journal, action.plugin);
     if ("slot" in action) this.journal = noteFailure(this.journal, action.slot, failure);
     this.log[failures === 1 ? "warn" : "debug"]({ slot: key, reason: failure.reason }, failure.detail);
   }

@@ -34,6 +34,7 @@ const reason = fc.constantFrom(
   "too_many_slots",
   "slot_in_use",
   "idle_timeout",
+  "plugin_refused",
   "statement_failed",
   "absent_on_primary",
   "not_recorded",
