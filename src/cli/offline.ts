@@ -101,7 +101,8 @@ function tell({ actions, failures, staged }: OfflineResult, flags: StageFlags, o
       for (const action of actions) output.print(`would ${printable(describeAction(action))}\n`);
     } else if (staged.length > 0)
       output.print(`staged for the next start: ${printable(staged.join(", "))}\n`);
-    if (actions.length === 0) output.print("nothing to stage: all that is wanted is there\n");
+    if (actions.length + failures.length === 0)
+      output.print("nothing to stage: all that is wanted is there\n");
     for (const { slot, why } of failures) output.print(printable(`not staged: ${slot}: ${why}`).concat("\n"));
   }
   return failures.length > 0 ? EXIT.no : EXIT.ok;

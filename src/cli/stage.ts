@@ -4,8 +4,7 @@ import type { Config } from "../config/load.ts";
 import { readIdentity } from "../datadir/identity.ts";
 import { type Action, describeAction, isFileAction } from "../domain/action.ts";
 import { noteDone } from "../domain/journal-update.ts";
-import { isFailoverReady } from "../domain/protection.ts";
-import type { Status } from "../domain/status.ts";
+import { type Status, standsAgainst } from "../domain/status.ts";
 import { LockedError, readLock } from "../journal/lock.ts";
 import { createLogger } from "../log/logger.ts";
 import { observePromoted } from "../observe/standby.ts";
@@ -90,6 +89,11 @@ async function stage(config: Config, flags: Flags, output: Output): Promise<numb
       const reading = await assess(config, "stage", stopping.signal, (warning) =>
         output.tell(`warning: ${warning}`),
       );
+      if (reading.status.source !== "live" || !reading.certain)
+        throw new CommandError(
+          `cannot tell what would be staged: ${reading.status.problems.map(({ message }) => message).join("; ")}`,
+          EXIT.cannotTell,
+        );
       return tell(reading.status, reading.actions.filter(isFileAction), flags, output);
     }
     const status = (await readLock(config.stateDirectory))
@@ -167,38 +171,43 @@ async function waitForSidecar(
 /** Slots that a start would not add and that need one. */
 function missing({ slots, restart }: Status): Status["slots"] {
   return slots.filter(
-    ({ name, reason, standbyConfirmedFlushLsn }) =>
-      reason === "restart_pending" && standbyConfirmedFlushLsn === null && !restart?.staged.includes(name),
+    ({ name, reason, standbyConfirmedFlushLsn, tableSync }) =>
+      reason === "restart_pending" &&
+      standbyConfirmedFlushLsn === null &&
+      // a guard holds those, never a file
+      tableSync === null &&
+      !restart?.staged.includes(name),
   );
 }
 
 /** Slots that are not protected, whether or not a start would help. */
 function held({ slots, restart }: Status): Status["slots"] {
   return slots.filter(
-    ({ protection, reason, name }) =>
-      !isFailoverReady(protection) && reason !== "restart_pending" && !restart?.staged.includes(name),
+    (slot) =>
+      standsAgainst(slot) && slot.reason !== "restart_pending" && !restart?.staged.includes(slot.name),
   );
 }
 
 function tell(status: Status, would: readonly Action[], flags: Flags, output: Output): number {
   const staged = status.restart?.staged ?? [];
-  const left = missing(status);
-  const blocked = held(status);
+  const about = new Set(would.flatMap((action) => (action.kind === "stage" ? action.slot : [])));
+  const left = [...missing(status), ...held(status)].filter(({ name }) => !about.has(name));
   if (flags.json)
     output.json({
       dryRun: flags.dryRun ?? false,
       actions: would.map((action) => ({ kind: action.kind, description: describeAction(action) })),
       staged,
-      notStaged: [...left, ...blocked].map(({ name, reason, detail }) => ({ slot: name, reason, detail })),
+      notStaged: left.map(({ name, reason, detail }) => ({ slot: name, reason, detail })),
     });
   else {
     for (const action of would) output.print(`would ${printable(describeAction(action))}\n`);
     if (staged.length > 0) output.print(`staged for the next start: ${printable(staged.join(", "))}\n`);
-    if (staged.length + would.length === 0) output.print("nothing is staged: no slot needs a start\n");
-    for (const { name, reason, detail } of flags.dryRun ? [] : [...left, ...blocked])
+    if (staged.length + would.length + left.length === 0)
+      output.print("nothing is staged: no slot needs a start\n");
+    for (const { name, reason, detail } of left)
       output.print(printable(`not staged: ${name}: ${reason}: ${detail}`).concat("\n"));
   }
-  return flags.dryRun || left.length + blocked.length === 0 ? EXIT.ok : EXIT.no;
+  return left.length === 0 ? EXIT.ok : EXIT.no;
 }
 
 export function addUnstage(program: Command, output: Output, setExit: (code: number) => void): void {

@@ -68,7 +68,8 @@ async function dryRun(config: Config, options: SyncOptions, output: Output): Pro
       output.json({ actions: reading.actions.map(plainAction), status: { standby, ...reading.status } });
     } else {
       const lines = reading.actions.map((action) => `would ${printable(describeAction(action))}\n`);
-      output.print(lines.join("") || "nothing to do\n");
+      const none = reading.certain && reading.status.source === "live" ? "nothing to do\n" : "";
+      output.print(lines.join("") || none);
       output.print(`\n${formatStatus({ standby, ...reading }, Date.now(), output.paint)}`);
     }
     return answer(reading).code;

@@ -120,7 +120,8 @@ export function assessFromJournal(input: AssessInput, whyNot: string): Assessmen
   else problems.push({ code: "primary_unreachable", severity: "warning", message: whyNot });
 
   const remembered = [...journal.slots.values()].filter((record) => !record.obsolete);
-  if (remembered.length === 0) problems.push(nothingChosen(input.selection, [], null));
+  if (remembered.length === 0 && journal.observedAt > 0)
+    problems.push(nothingChosen(input.selection, [], null));
   const { verdicts } = plan({
     primary: lastPrimary(journal, standby),
     standby,
@@ -312,9 +313,9 @@ export function answer(
       code: 1,
       line: `not ready: this node is ${status.role === "primary" ? "a primary" : "being promoted"}, not a standby`,
     };
+  if (!certain) return { code: 2, line: `cannot tell: ${stops.join("; ")}` };
   const nothing = status.problems.find(({ code }) => code === NOTHING_CHOSEN);
   if (nothing) return { code: 2, line: `cannot tell: ${nothing.message}` };
-  if (!certain) return { code: 2, line: `cannot tell: ${stops.join("; ")}` };
 
   const chosen =
     slotName === undefined ? status.slots : status.slots.filter((slot) => slot.name === slotName);

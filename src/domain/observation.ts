@@ -70,6 +70,8 @@ export interface PrimaryView {
   /** 17+: names in `synchronized_standby_slots` that no standby streams by: subscribers of failover slots wait for those. */
   stalledStandbySlots: readonly string[];
   maySnapshot: boolean;
+  /** As whom it was polled, in which database; the role quoted as SQL has it. Left out where nobody was asked. */
+  polledAs?: { role: string; database: string };
   /** Whether the role may read slot files there (`pg_read_binary_file`). */
   mayReadFiles: boolean;
   /**

@@ -12,7 +12,7 @@ import { isOurs } from "./ownership.ts";
 import type { PlanInput } from "./plan.ts";
 import { completeBackoffKey, mappingsBackoffKey, mayTry, stageBackoffKey } from "./plan-guard.ts";
 import { isProven, proofNow, provisionOf } from "./proof.ts";
-import { isFailoverReady, type Verdict, waiting } from "./protection.ts";
+import { isFailoverReady, type Reason, type Verdict, waiting } from "./protection.ts";
 import { type PrimarySlot, sameIdentity, slotNamed } from "./slot.ts";
 import { tableSyncOf } from "./table-sync.ts";
 
@@ -99,8 +99,7 @@ function whyNothingIsStaged({ primary, standby }: PlanInput) {
   if (!primary.mayReadFiles)
     return {
       reason: "permission_denied" as const,
-      detail:
-        "the role on the primary may not read slot files: GRANT EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean) TO it, in the database that it polls",
+      detail: `the role on the primary may not read slot files: GRANT EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean) TO ${primary.polledAs?.role ?? "it"}; there, in ${primary.polledAs ? `database "${primary.polledAs.database}"` : "the database that it polls"}`,
     };
   return null;
 }
@@ -191,6 +190,57 @@ function unstage(name: string, journal: JournalState, why: string): Unstage {
   return { kind: "unstage", slot: name, database, databaseOid, why };
 }
 
+/** Something that the next start of the standby should add and will not, and why. */
+export interface Unstaged {
+  slot: string;
+  reason: Reason;
+  detail: string;
+}
+
+/**
+ * What comes by its file, is not here, not staged, and not among the actions: `stage` and `seed` must not pass it over in silence.
+ * A guard is told under its database's name, for its own says nothing.
+ */
+export function leftUnstaged(
+  input: PlanInput,
+  guarded: readonly { oid: number; name: string }[],
+  verdicts: ReadonlyMap<string, Verdict>,
+  actions: readonly Action[],
+): Unstaged[] {
+  if (!usesFiles(input)) return [];
+  const { standby, chosen } = input;
+  const placed = new Set(stagedNames(input));
+  for (const action of actions) if (action.kind === "stage") placed.add(action.slot);
+  const left: Unstaged[] = [];
+  for (const slot of chosen) {
+    if (!comesByFile(slot, input) || tableSyncOf(slot) !== null || placed.has(slot.name)) continue;
+    if (slotNamed(standby.slots, slot.name)) continue;
+    const pending = isStageable(slot, input) ? untilRestart(slot, input) : verdicts.get(slot.name);
+    const { reason, detail } = folderConflict(slot.name, input) ?? pending ?? {};
+    left.push({
+      slot: slot.name,
+      reason: reason ?? "statement_failed",
+      detail: detail ?? "it was passed over",
+    });
+  }
+  for (const { slot, database, guard } of wantedStages(input, guarded, verdicts)) {
+    if (guard !== "fresh" || placed.has(slot)) continue;
+    const { reason, detail } = whyNoGuard(slot, input);
+    left.push({ slot: `the guards of database "${database}"`, reason, detail });
+  }
+  return left;
+}
+
+function whyNoGuard(name: string, input: PlanInput): Pick<Unstaged, "reason" | "detail"> {
+  const failure = whyNothingIsStaged(input) ?? input.memory.backoff.get(stageBackoffKey(name));
+  if (failure) return { reason: failure.reason, detail: failure.detail };
+  return {
+    reason: "too_many_slots",
+    detail:
+      "the next start of this standby has no replication slot free for them: raise max_replication_slots there",
+  };
+}
+
 type Stage = Extract<Action, { kind: "stage" }>;
 type Unstage = Extract<Action, { kind: "unstage" }>;
 
@@ -205,7 +255,7 @@ function withinLimit(wanted: readonly Stage[], leaving: number, input: PlanInput
     if (!stage.again && free-- < 1) continue;
     due.push(stage);
   }
-  return due.slice(0, STAGED_AT_ONCE);
+  return memory.stageAll ? due : due.slice(0, STAGED_AT_ONCE);
 }
 
 /** Whether it is not staged yet, or the file holds back WAL on the primary by now. */

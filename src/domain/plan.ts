@@ -26,7 +26,14 @@ import {
 } from "./plan-guard.ts";
 import { decideFailoverSlot, planServerSync, type ServerSyncMemory } from "./plan-served.ts";
 import type { SlotDecision } from "./plan-slot.ts";
-import { comesByFile, planFiles, stagedNames, untilRestart } from "./plan-stage.ts";
+import {
+  comesByFile,
+  leftUnstaged,
+  planFiles,
+  stagedNames,
+  type Unstaged,
+  untilRestart,
+} from "./plan-stage.ts";
 import { holdsRows, isProven, provisionOf } from "./proof.ts";
 import type { Reason, Verdict } from "./protection.ts";
 import { type PrimarySlot, slotNamed } from "./slot.ts";
@@ -73,6 +80,8 @@ export interface Memory {
   guardAdvancedAt: ReadonlyMap<string, number>;
   /** Whether something is being done to slot files right now. */
   filesBusy: boolean;
+  /** True for a command that stages once and does not come back for the rest. */
+  stageAll?: boolean;
   /** When an expensive slot may be advanced again. */
   restUntil: ReadonlyMap<string, number>;
 }
@@ -100,6 +109,8 @@ export interface Plan {
   spared: Set<string>;
   /** What is staged and waits for a restart: guards, and slots that nothing else protects. */
   awaitingRestart: string[];
+  /** What the standby's next start should add and will not, after these actions either. */
+  unstaged: Unstaged[];
 }
 
 /** Plans one cycle. Call it only when no prerequisite stands against acting. */
@@ -112,6 +123,7 @@ export function plan(input: PlanInput): Plan {
     rests: new Map(),
     spared: new Set(),
     awaitingRestart: [],
+    unstaged: [],
   };
   // I8: on a server that is no standby nothing is planned
   if (!standby.inRecovery) return result;
@@ -147,8 +159,10 @@ export function plan(input: PlanInput): Plan {
 }
 
 function planFilesToo(input: PlanInput, result: Plan): void {
-  const files = planFiles(input, databasesOf(input), result.verdicts);
+  const databases = databasesOf(input);
+  const files = planFiles(input, databases, result.verdicts);
   result.actions.push(...files);
+  result.unstaged = leftUnstaged(input, databases, result.verdicts, files);
   const staged = new Set(stagedNames(input));
   // on 16 and later, what is behind everything that is kept here, and will be here after a restart all the same
   for (const slot of input.chosen) {

@@ -118,6 +118,7 @@ function viewOf(session: PgSession, physicalSlot: string, seen: Poll, failure: s
     slots: all.filter(({ temporary }) => !temporary),
     registry: registryIn(seen, session, failure),
     maySnapshot: server.may_snapshot ?? false,
+    polledAs: { role: server.role_ident, database: session.database },
     mayReadFiles: server.may_read_files,
     prepared: parsePrepared(server.prepared),
     stalledStandbySlots: server.stalled_standby_slots?.split(",") ?? [],

@@ -53,7 +53,7 @@ export interface OfflineOptions {
 export interface OfflineResult {
   /** What was done, or with `dryRun` would be. */
   actions: FileAction[];
-  /** What went wrong, by slot. */
+  /** What is not staged though it should be, and why. */
   failures: { slot: string; why: string }[];
   /** Slots that will be there after the start. */
   staged: string[];
@@ -82,16 +82,21 @@ export async function stageOffline(options: OfflineOptions, dryRun: boolean): Pr
     creatingGuards: new Set(),
     filesBusy: false,
   });
+  const atOnce = { ...memory, stageAll: true };
   // promoted and demoted since: what it knew of its slots is not true any more
   const known = options.journal.state;
   let journal = known.phase === "primary" ? startOver(known) : known;
-  const judged = judge(seen, view, journal, options.selection, options.policy, memory);
+  const judged = judge(seen, view, journal, options.selection, options.policy, atOnce);
   if (!judged.trusted) throw new OfflineError(judged.problems.map(({ message }) => message).join("; "));
   // what a start has loaded is completed once it runs
   const actions = judged.plan.actions
     .filter(isFileAction)
     .filter(({ kind }) => kind === "stage" || kind === "unstage");
-  if (dryRun) return { actions, failures: [], staged: [] };
+  const failures = judged.plan.unstaged.map(({ slot, reason, detail }) => ({
+    slot,
+    why: `${reason}: ${detail}`,
+  }));
+  if (dryRun) return { actions, failures, staged: [] };
 
   const { chosen, plan } = judged;
   const observed = { primary: seen, standby: view, chosen, plan, busy: new Set<number>(), filesBusy: true };
@@ -114,7 +119,6 @@ export async function stageOffline(options: OfflineOptions, dryRun: boolean): Pr
     now(),
   );
   const snapshots = new SnapshotStore(options.stateDirectory);
-  const failures: OfflineResult["failures"] = [];
   const server = {
     major: Math.floor(view.serverVersionNum / 10_000),
     systemIdentifier: view.systemIdentifier,

@@ -1,15 +1,18 @@
 /** `slotsync stage`, `unstage` and `seed` as an operator runs them, on servers of the file way. */
 import { existsSync, readdirSync } from "node:fs";
 import path from "node:path";
-import { describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import { backupInto } from "../../src/sandbox/backup.ts";
 import { ensurePhysicalSlot, newServer, waitStreaming } from "../../src/sandbox/cluster.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
-import { cli, startCli, writeConfig } from "../support/cli.ts";
+import { buildCli, cli, startCli, writeConfig } from "../support/cli.ts";
 import { startCluster } from "../support/cluster-fixture.ts";
 import { createLogicalSlot } from "../support/consumer.ts";
 import { peek, slotsOf } from "../support/slots.ts";
 import { eventually } from "../support/wait.ts";
+import { waitForReplay } from "../support/wal.ts";
+
+beforeAll(buildCli);
 
 function foldersOf(server: PgServer): string[] {
   return readdirSync(path.join(server.dataDir, "pg_replslot")).toSorted();
@@ -96,6 +99,61 @@ describe("with the standby stopped (12)", () => {
     await primary.stop();
     const wrong = writeConfig(primary, { primary: { dsn: standby.dsn() } });
     expect(await cli(["stage", "-c", wrong.file])).toMatchObject({ code: 1 });
+  });
+});
+
+describe("where the role may not read slot files (13)", () => {
+  test("stage and seed name each slot with the exact GRANT, and end with 1; so do their dry runs", async () => {
+    const { primary, standby } = await startCluster({ major: 13 });
+    await primary.query('CREATE ROLE "side car" LOGIN REPLICATION; GRANT pg_monitor TO "side car"');
+    for (const name of ["app", "other"]) await createLogicalSlot(primary, name);
+    await waitForReplay(primary, standby);
+    const config = writeConfig(standby, {
+      standby: { dsn: standby.dsn("postgres", "side car"), data_directory: standby.dataDir },
+      primary: { dsn: primary.dsn("postgres", "side car") },
+    });
+    const before = foldersOf(standby);
+    const GRANT = `GRANT EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean) TO "side car"`;
+    async function refused(...args: string[]): Promise<void> {
+      const { code, stdout, stderr } = await cli([...args, "-c", config.file]);
+      const told = `${args.join(" ")}\n${stdout}${stderr}`;
+      expect(code, told).toBe(1);
+      for (const name of ["app", "other"])
+        expect(told).toMatch(new RegExp(`^not staged: ${name}: permission_denied: .*GRANT EXECUTE`, "m"));
+      expect(told).toContain(`${GRANT}; there, in database "postgres"`);
+      expect(told).not.toMatch(/nothing/);
+      expect(foldersOf(standby)).toEqual(before);
+    }
+    await refused("stage", "--dry-run");
+    await refused("stage");
+    await standby.stop();
+    for (const command of ["stage", "seed"]) {
+      await refused(command, "--dry-run");
+      await refused(command);
+    }
+    const json = await cli(["seed", "-c", config.file, "--json"]);
+    expect(JSON.parse(json.stdout)).toMatchObject({
+      staged: [],
+      failures: expect.arrayContaining([{ slot: "app", why: expect.stringContaining(GRANT) }]),
+    });
+
+    await primary.query(GRANT);
+    const staged = await cli(["stage", "-c", config.file]);
+    expect(staged, staged.stdout).toMatchObject({
+      code: 0,
+      stdout: expect.stringMatching(/^staged .* app, other/),
+    });
+  });
+
+  test("a dry run that cannot look at the primary says so, and not that there is nothing to do", async () => {
+    const { primary, standby } = await startCluster({ major: 13 });
+    const config = writeConfig(standby);
+    await primary.kill();
+    for (const command of ["stage", "sync"]) {
+      const { code, stdout, stderr } = await cli([command, "--dry-run", "-c", config.file]);
+      expect([code, `${stdout}${stderr}`]).toEqual([2, expect.stringMatching(/cannot tell/)]);
+      expect(stdout).not.toMatch(/nothing (to do|is staged)/);
+    }
   });
 });
 
