@@ -22,11 +22,21 @@ export function formatFinish(report: FinishReport, paint: Paint): string {
   }
   const style = report.complete ? (report.slots.some(isBad) ? "yellow" : "green") : "red";
   lines.push(`${paint(style, printable(describeFinish(report)))}\n`);
+  for (const { name, repair } of report.slots)
+    if (repair !== null)
+      lines.push(`\nWhat puts the subscriber of ${printable(name)} right:\n\n`, indented(repair));
   return lines.join("");
 }
 
+function indented(text: string): string {
+  return text
+    .split("\n")
+    .map((line) => `  ${printable(line)}\n`)
+    .join("");
+}
+
 function isBad(slot: FinishedSlot): boolean {
-  return slot.confirmedBeyondEndBytes > 0 || outcomeStyle(slot) === "red";
+  return slot.confirmedBeyondEndBytes > 0 || !slot.certain || outcomeStyle(slot) === "red";
 }
 
 function outcomeStyle({ outcome }: FinishedSlot): Style {
@@ -51,6 +61,8 @@ function row(slot: FinishedSlot): Cell[] {
     { text: slot.outcome, style: outcomeStyle(slot) },
     { text: slot.lastSeenLsn ?? "-" },
     { text: slot.positionLsn ?? "-" },
-    gap > 0 ? { text: formatBytes(gap), style: "red" } : { text: "-" },
+    gap > 0
+      ? { text: `${formatBytes(gap)}${slot.certain ? "" : " ?"}`, style: "red" }
+      : { text: slot.certain ? "-" : "?" },
   ];
 }

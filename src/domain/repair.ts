@@ -24,6 +24,8 @@ export function repairOf(line: Omit<FinishedSlot, "repair">): string | null {
     "-- commits after that is then sent. Rows that the subscriber has from the lost part stay there and may",
     "-- conflict: compare the tables first. Below, the subscription is called like its slot: put its name instead",
     "-- if the first statement shows another, and go on only if it shows one row.",
+    `-- It helps as long as this is true on this primary; if not, create the subscription anew with a copy of the data:`,
+    `--   SELECT confirmed_flush_lsn <= '${end}' FROM pg_replication_slots WHERE slot_name = '${name}';`,
     `SELECT s.subname, pg_replication_origin_progress('pg_' || s.oid, false) AS position, s.subconninfo FROM pg_subscription s WHERE ${mine};`,
     `ALTER SUBSCRIPTION ${name} DISABLE;`,
     "-- repeat this until it returns no row: its worker has ended",
