@@ -325,12 +325,13 @@ export const TERMINATE_BACKEND = "SELECT pg_catalog.pg_terminate_backend($1)";
 /** Advisory locks work on a standby; the key is "slotsync" in ASCII. Held as long as the control session lives. */
 export const TRY_STANDBY_LOCK = "SELECT pg_catalog.pg_try_advisory_lock(8317145157790690915) AS locked";
 
-/** Who holds the advisory lock. */
+/** Who else holds the advisory lock, in whatever database: each database has a lock of that key of its own. */
 export const STANDBY_LOCK_HOLDER = `
 SELECT a.pid, a.application_name, a.client_addr::pg_catalog.text AS client_addr, a.backend_start::pg_catalog.text AS backend_start
   FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_stat_activity AS a ON a.pid OPERATOR(pg_catalog.=) l.pid
  WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' AND l.granted AND l.objsubid OPERATOR(pg_catalog.=) 1
-   AND l.classid OPERATOR(pg_catalog.=) 1936486260::pg_catalog.oid AND l.objid OPERATOR(pg_catalog.=) 1937337955::pg_catalog.oid`;
+   AND l.classid OPERATOR(pg_catalog.=) 1936486260::pg_catalog.oid AND l.objid OPERATOR(pg_catalog.=) 1937337955::pg_catalog.oid
+   AND l.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()`;
 
 /** The slots of a server that has been promoted, and the timeline that it writes. */
 export function lookAtPromoted(serverVersionNum: number): string {

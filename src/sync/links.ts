@@ -122,13 +122,15 @@ export class StandbyLink {
 }
 
 async function takeStandbyLock(session: PgSession, ownName: string): Promise<void> {
-  if (await tryStandbyLock(session)) return;
-  const [holder] = await session.query<Holder>(STANDBY_LOCK_HOLDER);
-  if (holder?.application_name === ownName) {
-    // our own former session, which the server has not yet noticed to be gone
-    await session.query(TERMINATE_BACKEND, [holder.pid]);
-    if (await tryStandbyLock(session)) return;
-  }
+  let locked = await tryStandbyLock(session);
+  const holders = await session.query<Holder>(STANDBY_LOCK_HOLDER);
+  // our own former sessions, which the server has not yet noticed to be gone
+  for (const { pid, application_name } of holders)
+    if (application_name === ownName) await session.query(TERMINATE_BACKEND, [pid]);
+  // the lock is one of this database: a sidecar whose standby.dsn names another one holds its own
+  const holder = holders.find(({ application_name }) => application_name !== ownName);
+  if (!locked && holder === undefined) locked = await tryStandbyLock(session);
+  if (locked && holder === undefined) return;
   const who = holder
     ? `"${holder.application_name}" from ${holder.client_addr ?? "this machine"}, server process ${holder.pid}, since ${holder.backend_start}`
     : "one that has just gone";

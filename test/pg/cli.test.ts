@@ -145,7 +145,7 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
   });
 
   test("a second run is refused, naming the first, by state_directory and by the standby itself", async () => {
-    const { standby } = await startCluster({ major });
+    const { primary, standby } = await startCluster({ major });
     const config = writeConfig(standby);
     const first = startCli(["run", "-c", config.file]);
     await first.logged(/cycle \d+: /);
@@ -164,6 +164,20 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
     expect(third.stderr).toMatch(
       new RegExp(`another sidecar works on this standby: "pg-slotsync run ${first.pid}@`),
     );
+    // advisory locks are each database's own
+    await primary.query("create database other");
+    await eventually(
+      async () => (await standby.query("select from pg_database where datname = 'other'")).length === 1,
+      { what: "the other database on the standby" },
+    );
+    const other = writeConfig(standby, {
+      standby: { dsn: standby.dsn("other"), data_directory: standby.dataDir },
+    });
+    const fourth = await cli(["run", "-c", other.file]);
+    expect(fourth).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining(`another sidecar works on this standby: "pg-slotsync run ${first.pid}@`),
+    });
     expect(first.log.some(({ level }) => level === "error" || level === "fatal")).toBe(false);
   });
 
