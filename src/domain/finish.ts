@@ -7,7 +7,7 @@ import { gapOf, limitFor, type Promoted } from "./common-end.ts";
 import { shareDecodes } from "./finish-share.ts";
 import type { SlotRecord } from "./journal.ts";
 import { formatLsn, type Lsn, minLsn } from "./lsn.ts";
-import { holdName } from "./names.ts";
+import { holdName, isLibraryName } from "./names.ts";
 import { isOurs, isServed, originalOf, whyUnsafe } from "./ownership.ts";
 import { holdsRows, isProven, provisionOf } from "./proof.ts";
 import { repairOf } from "./repair.ts";
@@ -268,7 +268,7 @@ function leaveForeign(record: SlotRecord, local: StandbySlot): FinishStep {
 function materialise(record: SlotRecord, input: FinishInput, dropFirst: string | null): FinishStep {
   const confirmed = record.primaryConfirmedFlushLsn;
   if (confirmed === null) return none(record, "its creation on the old primary had not finished");
-  if (record.twoPhase || record.primaryInvalidation !== null)
+  if (record.twoPhase || record.primaryInvalidation !== null || !isLibraryName(record.plugin))
     return none(record, record.detail ?? "it was not protected");
   const to = goalOf(record, confirmed, input);
   if (to === null) return none(record, elsewhere(record, input));

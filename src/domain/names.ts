@@ -12,6 +12,17 @@ export function isValidSlotName(name: string): boolean {
   return SLOT_NAME.test(name);
 }
 
+/**
+ * The plain name of a library in the server's own folder. The server also takes a path, and would load whatever lies there: a plugin's name
+ * comes from another machine, so no server is asked for more than a name (I13).
+ */
+const LIBRARY_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,62}$/;
+
+/** True for an output plugin that a server may be asked to load. */
+export function isLibraryName(plugin: string): boolean {
+  return LIBRARY_NAME.test(plugin);
+}
+
 /** True for slots that a sidecar made for itself, this one's or another's: never a failover slot. */
 export function isOwnSlotName(name: string): boolean {
   return name.startsWith(OWN_PREFIX);

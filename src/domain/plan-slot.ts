@@ -6,7 +6,7 @@ import { doubtsOf, notFlushed, pluginUnproven } from "./doubts.ts";
 import { inGrace } from "./grace.ts";
 import type { Provision, RowsHeld } from "./journal.ts";
 import { formatLsn, isAhead, type Lsn, lastHad, maxLsn, minLsn } from "./lsn.ts";
-import { isValidSlotName } from "./names.ts";
+import { isLibraryName, isValidSlotName } from "./names.ts";
 import { isOnlyAhead, isOurs, whyUnsafe } from "./ownership.ts";
 import type { PlanInput } from "./plan.ts";
 import {
@@ -100,6 +100,14 @@ export function whyUnfit(
   database: DatabaseState | null,
   input: PlanInput,
 ): SlotDecision | null {
+  if (!isLibraryName(slot.plugin))
+    return {
+      slot,
+      verdict: blocked(
+        "plugin_missing",
+        `output plugin "${slot.plugin}" is no plain library name, and no server is asked to load anything else: recreate the slot there with the plugin's name alone`,
+      ),
+    };
   if (slot.invalidation !== null)
     return {
       slot,
@@ -450,7 +458,7 @@ export function probeOf(
   input: PlanInput,
 ): Pick<SlotDecision, "probe"> {
   const bySql = createsOnStandby(input.standby.serverVersionNum);
-  if (!database || (bySql && !database.guard)) return {};
+  if (!database || (bySql && !database.guard) || !isLibraryName(slot.plugin)) return {};
   const { standby, journal, memory } = input;
   const { plugin } = slot;
   const probedAt = memory.pluginProbedAt ? (memory.pluginProbedAt.get(plugin) ?? 0) : null;

@@ -6,7 +6,7 @@ import type { Action } from "./action.ts";
 import { copiesSlots, createsOnStandby } from "./capability.ts";
 import type { GuardRecord, JournalState, Provision, Staged } from "./journal.ts";
 import { bytesBetween, type Lsn, maxLsn } from "./lsn.ts";
-import { guardName, isGuardOf, isValidSlotName } from "./names.ts";
+import { guardName, isGuardOf, isLibraryName, isValidSlotName } from "./names.ts";
 import type { FilesView, SlotFolder, StandbyView } from "./observation.ts";
 import { isOurs } from "./ownership.ts";
 import type { PlanInput } from "./plan.ts";
@@ -360,6 +360,7 @@ function guardSource({ primary, memory }: PlanInput): string | null {
 function isStageable(slot: PrimarySlot, { standby }: PlanInput): boolean {
   return (
     isValidSlotName(slot.name) &&
+    isLibraryName(slot.plugin) &&
     slot.invalidation === null &&
     slot.confirmedFlushLsn !== null &&
     slot.restartLsn !== null &&

@@ -176,7 +176,9 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
     const fourth = await cli(["run", "-c", other.file]);
     expect(fourth).toMatchObject({
       code: 1,
-      stderr: expect.stringContaining(`another sidecar works on this standby: "pg-slotsync run ${first.pid}@`),
+      stderr: expect.stringContaining(
+        `another sidecar works on this standby: "pg-slotsync run ${first.pid}@`,
+      ),
     });
     expect(first.log.some(({ level }) => level === "error" || level === "fatal")).toBe(false);
   });

@@ -302,6 +302,13 @@ const CASES: Case[] = [
     actions: [],
   },
   {
+    claim: "29b no server is asked to load a plugin by a path (I13)",
+    there: [slot("x", 1_000, { plugin: "/tmp/evil" }), slot("y", 1_000, { plugin: "../evil" })],
+    here: [guard(1_000)],
+    actions: [],
+    x: "blocked(plugin_missing)",
+  },
+  {
     claim: "30 a failed action rests, and the slot is not called ready meanwhile (I9)",
     there: [slot("x", 500)],
     here: [guard(1_000), slot("x", 400)],
