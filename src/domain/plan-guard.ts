@@ -136,9 +136,15 @@ const SPREAD_BYTES = 64 * 1024 * 1024;
 
 /**
  * Where guards come by their files there are two a database from the beginning, for none can be copied later: one goes as far as G1
- * lets it go for all but the laggards, the other waits for those (G3).
+ * lets it go for all but the laggards, the other waits for those (G3), and for where decoding begins for any of the primary's slots: so
+ * this standby's feedback goes no further than what those need, and their rows stay provable while they stand (I4, `holdsRows`).
  */
-export function planLoadedGuards(state: DatabaseState, relied: readonly Lsn[], input: PlanInput): Action[] {
+export function planLoadedGuards(
+  state: DatabaseState,
+  relied: readonly Lsn[],
+  beginnings: readonly Lsn[],
+  input: PlanInput,
+): Action[] {
   const { guard, hold, provision, holdProvision } = state;
   // I4: what the feedback does not hold for it, it can serve for nobody
   const held = input.primary.physicalSlot?.catalogXmin ?? null;
@@ -159,7 +165,7 @@ export function planLoadedGuards(state: DatabaseState, relied: readonly Lsn[], i
   const forFresh = relied.filter((position) => !isServed(position));
   return [
     ...(guard ? advanceLoaded(state, guard, provision, targetOf(guard, forFresh), input) : []),
-    ...(hold ? advanceLoaded(state, hold, holdProvision, targetOf(hold, relied), input) : []),
+    ...(hold ? advanceLoaded(state, hold, holdProvision, minLsn(targetOf(hold, relied), ...beginnings), input) : []),
   ];
 }
 

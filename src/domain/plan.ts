@@ -206,7 +206,7 @@ function planDatabase(
   const creates = decisions.flatMap((decision) => (decision.create ? [decision.create] : []));
   const guard = createsOnStandby(input.standby.serverVersionNum)
     ? planGuard(state, relied, advances.rideTo, creates.length > 0, input, headroom)
-    : planLoadedGuards(state, positions, input);
+    : planLoadedGuards(state, positions, beginningsOf(decisions), input);
   const unserved = [...decisions.flatMap((decision) => decision.needsHold ?? []), ...positions];
 
   result.actions.push(...planHold(state, guard, unserved, input, headroom), ...guard);
@@ -214,6 +214,11 @@ function planDatabase(
   result.actions.push(...creates, ...advances.actions);
   result.budgetMs = advances.budgetMs;
   for (const [name, until] of advances.rests) result.rests.set(name, until);
+}
+
+/** Where decoding begins for the primary's slots that can still be read. */
+function beginningsOf(decisions: readonly SlotDecision[]): Lsn[] {
+  return decisions.flatMap(({ slot }) => (slot.invalidation === null ? (slot.restartLsn ?? []) : []));
 }
 
 /** Databases that need a guard or have failover slots, and exist on both servers. */

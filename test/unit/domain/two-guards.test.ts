@@ -59,11 +59,12 @@ interface Case {
 
 const CASES: Case[] = [
   {
-    claim: "1 where both are proven the fresh one serves, and both wait for the slot (G1)",
+    claim:
+      "1 where both are proven the fresh one serves, both wait for the slot (G1), the low one for where its decoding begins (I4)",
     fresh: { at: 300, proof: PROVEN },
     low: { at: 200, proof: PROVEN },
     x: "guarded",
-    moves: ["fresh>500", "low>500"],
+    moves: ["fresh>500", "low>490"],
     after: "fresh",
   },
   {
@@ -71,7 +72,7 @@ const CASES: Case[] = [
     fresh: { at: 300, proof: NO_START },
     low: { at: 200, proof: PROVEN },
     x: "guarded",
-    moves: ["fresh>500", "low>500"],
+    moves: ["fresh>500", "low>490"],
     after: "low",
   },
   {
@@ -79,7 +80,7 @@ const CASES: Case[] = [
     fresh: { at: 300, proof: NO_WAL },
     low: { at: 200, proof: PROVEN },
     x: "guarded",
-    moves: ["low>500"],
+    moves: ["low>490"],
     after: "low",
   },
   {
@@ -88,7 +89,7 @@ const CASES: Case[] = [
     low: { at: 200, proof: PROVEN },
     originalXmin: 690,
     x: "guarded",
-    moves: ["fresh>500", "low>500"],
+    moves: ["fresh>500", "low>490"],
     after: "low",
   },
   {
@@ -113,7 +114,7 @@ const CASES: Case[] = [
     fresh: { at: 300, proof: NO_START },
     low: { at: 501, proof: PROVEN },
     x: "waiting(no_consistent_snapshot)",
-    moves: ["fresh>500", "low>1000"],
+    moves: ["fresh>500"],
     after: "none",
   },
   {
@@ -121,7 +122,7 @@ const CASES: Case[] = [
     fresh: { at: 300, proof: NO_START },
     low: { at: 200, proof: PROVEN, maxTarget: 501 },
     x: "waiting(no_consistent_snapshot)",
-    moves: ["fresh>500", "low>500"],
+    moves: ["fresh>500", "low>490"],
     // by then the server shows where it stands
     after: "low",
   },
@@ -130,7 +131,7 @@ const CASES: Case[] = [
     fresh: null,
     low: { at: 200, proof: PROVEN },
     x: "guarded",
-    moves: ["low>500"],
+    moves: ["low>490"],
     after: "low",
   },
   {
@@ -140,7 +141,7 @@ const CASES: Case[] = [
     low: { at: 200, proof: PROVEN },
     loaded: true,
     x: "guarded",
-    moves: ["fresh>500", "low>500"],
+    moves: ["fresh>500", "low>490"],
     after: "low after a drop",
   },
   {
@@ -150,7 +151,7 @@ const CASES: Case[] = [
     loaded: true,
     x: "waiting(no_consistent_snapshot)",
     // nothing is guarded by them: nothing holds them back
-    moves: ["fresh>1000", "low>1000"],
+    moves: ["fresh>1000", "low>490"],
     after: "drop",
   },
   {
@@ -159,7 +160,7 @@ const CASES: Case[] = [
     low: { at: 200, proof: PROVEN },
     twoPhase: true,
     x: "waiting(restart_pending)",
-    moves: ["fresh>1000", "low>1000"],
+    moves: ["fresh>1000", "low>490"],
     after: "none",
   },
   {
