@@ -169,6 +169,7 @@ async function finishHolding({ lock, journal }: HeldState, context: Context): Pr
         openReplication: () => link.openReplication("flag"),
         connections: config.finish.connections,
         directory: config.standby.dataDirectory ?? null,
+        keepUnproven: config.slots.unproven === "keep",
         journal: journal.state,
         record: (state) => journal.save(state),
         log,

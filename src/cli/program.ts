@@ -10,6 +10,7 @@ import { addFinish } from "./finish.ts";
 import { addFlag, addFlags, addUnflag } from "./flag.ts";
 import { type Output, standardOutput } from "./output.ts";
 import { addRelease } from "./release.ts";
+import { addResync } from "./resync.ts";
 import { addRun } from "./run.ts";
 import { addSeed } from "./seed.ts";
 import { addSettings } from "./settings.ts";
@@ -115,6 +116,7 @@ Examples:
   addUnstage(program, output, setExit);
   addSeed(program, output, setExit);
   addRelease(program, output, setExit);
+  addResync(program, output, setExit);
   addDemo(program, setExit);
   return program;
 }

@@ -36,6 +36,7 @@ export interface Config {
     readonly exclude: readonly Selector[];
     readonly provision: "sql" | "file" | "auto";
     readonly onConflict: "adopt" | "recreate" | "refuse";
+    readonly unproven: "drop" | "keep";
     readonly releaseAfterMinutes?: number;
   };
   readonly stateDirectory: string;
@@ -549,6 +550,7 @@ export function loadConfig({ file, env, flags = {} }: ConfigSources): LoadedConf
       exclude: raw.slots.exclude.map(toSelector),
       provision: raw.slots.provision,
       onConflict: raw.slots.on_conflict,
+      unproven: raw.slots.unproven,
       ...(raw.slots.release_after_minutes !== undefined && {
         releaseAfterMinutes: raw.slots.release_after_minutes,
       }),

@@ -101,6 +101,7 @@ const primary = z.strictObject({
 const PROVISIONS = ["sql", "file", "auto"] as const;
 
 const CONFLICTS = ["adopt", "recreate", "refuse"] as const;
+const UNPROVEN = ["drop", "keep"] as const;
 
 const slots = z.strictObject({
   include: key(selectors, {
@@ -123,6 +124,11 @@ const slots = z.strictObject({
     description:
       "What is done with a slot on the standby that has a failover slot's name and that the sidecar did not make, such as those of a former primary that follows again. adopt: one that is proven to be of this node's own past, at or behind the primary's slot, becomes the sidecar's. recreate: such a one, or one that this server has invalidated, is dropped once a guard protects the name, and made anew. refuse: it is left alone. What is not proven is left alone and reported in any case.",
     expects: `one of ${CONFLICTS.join(", ")}`,
+  }),
+  unproven: key(z.enum(UNPROVEN).default("drop"), {
+    description:
+      "What a promotion does with a slot of the sidecar's on 11 to 15 (on 16, one that came by its file) whose evidence is incomplete, and that no guard can make. drop: its subscriber gets an error instead of changes that may be incomplete. keep: it stays, and the gap report names it (kept_unproven). Either way it is never called ready.",
+    expects: `one of ${UNPROVEN.join(", ")}`,
   }),
   release_after_minutes: key(z.int().min(1).max(525_600).optional(), {
     description:

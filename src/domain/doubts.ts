@@ -49,7 +49,7 @@ function incomplete(local: StandbySlot, provision: Provision, input: PlanInput):
   if (!proof.start)
     return waiting(
       "no_consistent_snapshot",
-      `it was loaded from its file without a snapshot that says which transactions were running at ${formatLsn(provision.origin?.restartLsn ?? (0n as Lsn))}: decoding may begin too late and skip changes. It is safe once it has moved past a point of this standby's own, for which its subscriber must go on and transactions that were running then must end`,
+      `it was loaded from its file without a snapshot that says which transactions were running at ${formatLsn(provision.origin?.restartLsn ?? (0n as Lsn))}: decoding may begin too late and skip changes. It is safe once it has moved past a point of this standby's own, for which its subscriber must go on and transactions that were running then must end. slotsync resync ${local.name} drops it, and stages it again from a fresh file`,
     );
   return proof.mappings ? null : mappingsUnproven(local, input);
 }
@@ -81,7 +81,7 @@ function whyRowsUnproven(
   { physicalSlot, remembered }: PlanInput["primary"],
 ): string {
   if (rows !== null)
-    return `the primary's physical slot of this standby holds catalog rows from transaction ${rows.physical} on, the primary's slot needs them from ${rows.original} on and this slot from ${local.catalogXmin ?? "an unknown transaction"} on: it is safe once its subscriber has gone on past that`;
+    return `the primary's physical slot of this standby holds catalog rows from transaction ${rows.physical} on, the primary's slot needs them from ${rows.original} on and this slot from ${local.catalogXmin ?? "an unknown transaction"} on: it is safe once its subscriber has gone on past that, or once the feedback begins anew: set hot_standby_feedback = off on this standby, reload, wait until that physical slot's catalog_xmin is NULL, and set it on again`;
   if (physicalSlot === null)
     return remembered
       ? "the last look at the primary did not prove that its catalog rows are kept"

@@ -21,7 +21,11 @@ export function shareDecodes(
   const groups = groupBy(
     // G5: a copy is never two_phase, nor flagged to survive the next failover
     steps.filter(
-      (step): step is Advance => step.kind === "advance" && !step.record.twoPhase && !step.record.failover,
+      (step): step is Advance =>
+        step.kind === "advance" &&
+        step.unproven === undefined &&
+        !step.record.twoPhase &&
+        !step.record.failover,
     ),
     (step) => `${step.record.databaseOid} ${step.to}`,
   );

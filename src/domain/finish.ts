@@ -16,8 +16,8 @@ import { tableAfterPromotion, tableRepair, tableSyncOf } from "./table-sync.ts";
 
 /** One thing to do on the new primary. */
 export type FinishStep =
-  | { kind: "keep"; record: SlotRecord; position: Lsn; why?: string }
-  | { kind: "advance"; record: SlotRecord; restart: Lsn; to: Lsn }
+  | { kind: "keep"; record: SlotRecord; position: Lsn; why?: string; unproven?: string }
+  | { kind: "advance"; record: SlotRecord; restart: Lsn; to: Lsn; unproven?: string }
   | {
       kind: "materialise";
       record: SlotRecord;
@@ -42,6 +42,8 @@ export type FinishOutcome =
   | "kept"
   | "advanced"
   | "materialised"
+  /** By the operator's choice: its changes may be incomplete. */
+  | "kept_unproven"
   | "dropped"
   | "in_use"
   | "moved_on"
@@ -91,6 +93,8 @@ export interface FinishReport {
 export interface FinishInput extends Promoted {
   slots: readonly StandbySlot[];
   serverVersionNum: number;
+  /** The operator would rather have a slot whose evidence is incomplete than none (`slots.unproven: keep`); never what is called ready. */
+  keepUnproven?: boolean;
   /** 17+: names in `synchronized_standby_slots` of this primary that no standby streams by. */
   stalledStandbySlots?: readonly string[];
 }
@@ -119,24 +123,26 @@ export function standing(record: SlotRecord, input: FinishInput): FinishStep {
   const confirmed = record.primaryConfirmedFlushLsn;
   const unsafe = record.obsolete
     ? "it was no failover slot any more"
-    : (whyUnsafe(originalOf(record), local) ??
-      whyPast(record, local.confirmedFlushLsn, input) ??
-      whyUnproven(record, local, input));
+    : (whyUnsafe(originalOf(record), local) ?? whyPast(record, local.confirmedFlushLsn, input));
+  const unproven = unsafe === null ? whyUnproven(record, local, input) : null;
+  const doubt = unsafe ?? unproven;
   if (local.activePid !== null)
     return {
       kind: "leave",
       record,
       outcome: "in_use",
       position: local.confirmedFlushLsn,
-      why: `process ${local.activePid} is reading it already; ${unsafe ? `CHANGES MAY BE SKIPPED, for ${unsafe}` : "it may receive changes again that it has confirmed"}`,
+      why: `process ${local.activePid} is reading it already; ${doubt ? `CHANGES MAY BE SKIPPED, for ${doubt}` : "it may receive changes again that it has confirmed"}`,
     };
-  if (unsafe || confirmed === null) {
-    const why = unsafe ?? "the old primary's slot was being made anew";
+  const bring = (at: Lsn) => bringOn(record, local, at, goalOf(record, confirmed ?? at, input) ?? at, input);
+  if (doubt !== null || confirmed === null) {
+    const why = doubt ?? "the old primary's slot was being made anew";
     const step = record.obsolete ? none(record, why) : materialise(record, input, why);
-    return step.kind === "materialise" ? step : { kind: "drop", record, why };
+    if (step.kind === "materialise") return step;
+    if (unproven !== null && input.keepUnproven) return { ...bring(local.confirmedFlushLsn), unproven };
+    return { kind: "drop", record, why };
   }
-  const to = goalOf(record, confirmed, input) ?? local.confirmedFlushLsn;
-  return bringOn(record, local, local.confirmedFlushLsn, to, input);
+  return bring(local.confirmedFlushLsn);
 }
 
 /**
@@ -174,7 +180,7 @@ function bringOn(
   position: Lsn,
   to: Lsn,
   { stalledStandbySlots: stalled = [] }: FinishInput,
-): FinishStep {
+): Extract<FinishStep, { kind: "keep" | "advance" }> {
   if (position >= to) return { kind: "keep", record, position };
   if (!failover || stalled.length === 0)
     return { kind: "advance", record, restart: restartLsn ?? position, to };
@@ -360,8 +366,10 @@ function outcomeOf(step: FinishStep): {
 } {
   switch (step.kind) {
     case "keep":
+      if (step.unproven !== undefined) return keptUnproven(step.position, step.unproven);
       return { outcome: "kept", position: step.position, detail: step.why ?? null };
     case "advance":
+      if (step.unproven !== undefined) return keptUnproven(step.to, step.unproven);
       return { outcome: "advanced", position: step.to, detail: null };
     case "materialise":
       return {
@@ -378,6 +386,14 @@ function outcomeOf(step: FinishStep): {
     default:
       return assertNever(step);
   }
+}
+
+function keptUnproven(position: Lsn, why: string) {
+  return {
+    outcome: "kept_unproven" as const,
+    position,
+    detail: `${why}: CHANGES MAY BE MISSING OR WRONG, or an error ends its reading; it was kept by slots.unproven, and its subscriber's data is to be compared`,
+  };
 }
 
 /** One line for the log: how the promotion went. */

@@ -165,7 +165,9 @@ export function planLoadedGuards(
   const forFresh = relied.filter((position) => !isServed(position));
   return [
     ...(guard ? advanceLoaded(state, guard, provision, targetOf(guard, forFresh), input) : []),
-    ...(hold ? advanceLoaded(state, hold, holdProvision, minLsn(targetOf(hold, relied), ...beginnings), input) : []),
+    ...(hold
+      ? advanceLoaded(state, hold, holdProvision, minLsn(targetOf(hold, relied), ...beginnings), input)
+      : []),
   ];
 }
 

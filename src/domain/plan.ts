@@ -50,6 +50,8 @@ export interface Policy {
   restarts: boolean;
   /** What is done with a slot that has a failover slot's name and is not ours. */
   onConflict: ConflictPolicy;
+  /** Whether a promotion keeps a slot whose evidence is incomplete and that nothing else can make. */
+  keepUnproven?: boolean;
   /** After which time a slot that nobody uses and that holds WAL is dropped, ms; null for never. */
   releaseAfterMs: number | null;
 }

@@ -35,6 +35,7 @@ const OUTCOMES = {
   kept: 0,
   advanced: 0,
   materialised: 0,
+  kept_unproven: 0,
   dropped: 0,
   in_use: 0,
   moved_on: 0,

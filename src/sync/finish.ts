@@ -47,6 +47,8 @@ export interface FinishContext {
   connections: number;
   /** The data directory, where slots may have been staged, or null. */
   directory: string | null;
+  /** What is done with a slot whose evidence is incomplete (`slots.unproven`). */
+  keepUnproven: boolean;
   journal: JournalState;
   record: (journal: JournalState) => Promise<void>;
   log: Logger;
@@ -84,7 +86,13 @@ async function finishPromotion(context: FinishContext, tookBack: boolean): Promi
   const promoted: Promoted = { journal, own };
   const { stalledStandbySlots, slots: here } = look;
   const { serverVersionNum } = context.control;
-  const input = { ...promoted, slots: here, stalledStandbySlots, serverVersionNum };
+  const input = {
+    ...promoted,
+    slots: here,
+    stalledStandbySlots,
+    serverVersionNum,
+    keepUnproven: context.keepUnproven,
+  };
   const { steps, errors } = await runPlan(input, context);
   const unflagged = await flagAgain(steps, errors, look.slots, context);
   const failedDatabases = new Set(

@@ -20,6 +20,7 @@ export function policyOf(config: Config): Policy {
     provision: config.slots.provision,
     restarts: config.restart.mode !== "never",
     onConflict: config.slots.onConflict,
+    keepUnproven: config.slots.unproven === "keep",
     releaseAfterMs:
       config.slots.releaseAfterMinutes === undefined ? null : config.slots.releaseAfterMinutes * 60_000,
   };

@@ -250,6 +250,7 @@ async function finish(sidecar: Sidecar): Promise<void> {
     openReplication: () => sidecar.standby.openReplication("flag"),
     connections: options.finishConnections,
     directory: options.dataDirectory,
+    keepUnproven: sidecar.policy.keepUnproven ?? false,
     journal: sidecar.journal,
     record: (journal) => recordIfPossible(sidecar, journal),
     log: sidecar.log,

@@ -2,14 +2,19 @@
  * Catalog rows where no server tells of their removal (12 to 15): what the primary's slot promises, and this standby's feedback holds from
  * there on, is proven again at the second look after whatever interrupted it (I4, I19).
  */
+import { readFileSync, writeFileSync } from "node:fs";
+import path from "node:path";
 import { expect, test } from "vitest";
+import { parseLsn } from "../../src/domain/lsn.ts";
+import { snapshotFileName } from "../../src/pg/snapshot-file.ts";
 import { waitStreaming } from "../../src/sandbox/cluster.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import { buildCli, cli, writeConfig } from "../support/cli.ts";
 import { startCluster, type TestCluster } from "../support/cluster-fixture.ts";
 import { createLogicalSlot, readSlot } from "../support/consumer.ts";
-import { cyclesLater, isReady, onMajor, QUICK, untilRecorded } from "../support/file-way.ts";
+import { cyclesLater, isReady, onMajor, QUICK, untilRecorded, untilTold } from "../support/file-way.ts";
 import { startSidecar, type TestSidecar } from "../support/sidecar.ts";
+import { slotsOf } from "../support/slots.ts";
 import { failOver, followInstead, keptStreams, promisedStreams, untilStaged } from "../support/steps.ts";
 import { comeBack, switchOver, type TestNode } from "../support/switchover.ts";
 import { eventually } from "../support/wait.ts";
@@ -148,6 +153,9 @@ onMajor(
       await untilRecorded(sidecar2, first, ...NAMES);
       const next: TestNode = { server: second, sidecar: sidecar2 };
       const sidecar1 = await startSidecar(first, { nap: QUICK });
+      await eventually(() => sidecar1.sidecar.journal.life !== null, {
+        what: "the primary's life to be noted",
+      });
       await switchOver({ server: first, sidecar: sidecar1 }, next);
       await followInstead(third, second);
       await waitStreaming(second, third.name);
@@ -205,3 +213,92 @@ for (const at of [12, 15])
     },
     12,
   );
+
+onMajor(11, (major) => {
+  test("a slot that came after the feedback had gone past its rows says so, is not kept as ready, and is safe once the feedback has begun anew, as it says (I4, I19)", async () => {
+    const cluster = await startCluster({ major });
+    const { primary, standby } = cluster;
+    await primary.query("create table t (id int primary key)");
+    for (const name of NAMES) await createLogicalSlot(primary, name);
+    await changeCatalogs(primary, 1);
+    // it moves past where it was made, so that the rows between are its own to hold
+    await readSlot(primary, "idle");
+    const first = await startSidecar(standby, {
+      nap: QUICK,
+      selection: { include: [{ name: "busy" }], exclude: [] },
+    });
+    await untilStaged(first, "busy");
+    await standby.restart();
+    await first.untilSlot("busy", "synced");
+    await eventually(
+      async () => {
+        await primary.query("insert into t values ((random() * 1000000000)::int) on conflict do nothing");
+        await primary.query("checkpoint");
+        await readSlot(primary, "busy");
+        return (await xminOf(primary, standby.name)) > (await xminOf(primary, "idle"));
+      },
+      { what: "the feedback to go past the idle slot's rows", intervalMs: 300, timeoutMs: 40_000 },
+    );
+    await first.stop();
+    const sidecar = await startSidecar(standby, { nap: QUICK, stateDirectory: first.stateDirectory });
+    await untilStaged(sidecar, "idle");
+    await standby.restart();
+    await untilTold(sidecar, "idle", "catalog_rows_unproven", "hot_standby_feedback = off");
+
+    standby.configure({ hot_standby_feedback: false });
+    await eventually(async () => (await xminOf(primary, standby.name)) === 0, {
+      what: "the feedback to be off",
+    });
+    standby.configure({ hot_standby_feedback: true });
+    await sidecar.until("both to be ready", ({ ready, slots }) => ready && slots.length === 2);
+    await expectTheSameStreams(cluster, sidecar);
+  });
+});
+
+/** A slot's catalog_xmin; 0 for none. */
+async function xminOf(server: PgServer, name: string): Promise<number> {
+  const [row] = await server.query<{ xmin: string | null }>(
+    "select catalog_xmin::text as xmin from pg_catalog.pg_replication_slots where slot_name = $1",
+    [name],
+  );
+  return Number(row?.xmin ?? 0);
+}
+
+onMajor(
+  15,
+  (major) => {
+    test("slotsync resync has a slot that cannot be proven any more made again, and leaves a ready one alone (I2, I19)", async () => {
+      await buildCli();
+      const cluster = await startCluster({ major });
+      const { primary, standby } = cluster;
+      await primary.query("create table t (id int primary key)");
+      for (const name of NAMES) await createLogicalSlot(primary, name);
+      await primary.query("insert into t values (1)");
+      await primary.query("checkpoint");
+      await readSlot(primary, "idle");
+      const restart = (await slotsOf(primary)).get("idle")?.restart ?? "";
+      const file = path.join(primary.dataDir, "pg_logical/snapshots", snapshotFileName(parseLsn(restart)));
+      const sound = readFileSync(file);
+      writeFileSync(file, sound.subarray(0, 50));
+      const sidecar = await startSidecar(standby, { nap: QUICK });
+      await untilStaged(sidecar, ...NAMES);
+      writeFileSync(file, sound);
+      await standby.restart();
+      await sidecar.untilSlot("busy", "synced");
+      await untilTold(sidecar, "idle", "no_consistent_snapshot", "slotsync resync idle");
+
+      const config = writeConfig(standby, { state_directory: sidecar.stateDirectory });
+      const resync = (name: string) => cli(["resync", "-c", config.file, name]);
+      expect(await resync("busy")).toMatchObject({ code: 1, stdout: expect.stringContaining("it is ready") });
+      expect(await resync("idle")).toMatchObject({
+        code: 0,
+        stdout: expect.stringContaining("dropped: idle"),
+      });
+      await untilStaged(sidecar, "idle");
+      await standby.restart();
+      await sidecar.untilSlot("idle", "synced");
+      await expectTheSameStreams(cluster, sidecar);
+    });
+  },
+  12,
+);

@@ -50,7 +50,7 @@ describe("a configuration is read into its parts", () => {
     expect(config).toEqual({
       standby: { conn: expect.objectContaining({ host: "db2", user: "slotsync", database: "postgres" }) },
       primary: { dsn: null, patroniUrl: null },
-      slots: { include: [], exclude: [], provision: "auto", onConflict: "adopt" },
+      slots: { include: [], exclude: [], provision: "auto", onConflict: "adopt", unproven: "drop" },
       stateDirectory: "/var/lib/pg-slotsync",
       nap: { minMs: 200, maxMs: 30_000 },
       log: { level: "info", format: "json" },
@@ -175,6 +175,7 @@ describe("every key is also a variable", () => {
       "restart.mode": "never",
       "slots.provision": "sql",
       "slots.on_conflict": "refuse",
+      "slots.unproven": "keep",
       "slots.release_after_minutes": "1440",
     }[key.path];
     expect(() => loadEnv({ [name]: text ?? example[key.form] ?? "" })).not.toThrow();

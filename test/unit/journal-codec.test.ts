@@ -126,6 +126,7 @@ const finish = fc.record(
             "kept",
             "advanced",
             "materialised",
+            "kept_unproven",
             "dropped",
             "in_use",
             "moved_on",

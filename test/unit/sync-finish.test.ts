@@ -157,6 +157,7 @@ async function finish(server: Server, journal: JournalState, directory: string |
     openReplication: () => server.open("db1"),
     connections: 2,
     directory,
+    keepUnproven: false,
     journal,
     record: async () => {},
     log: pino({ level: "silent" }),

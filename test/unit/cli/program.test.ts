@@ -35,6 +35,7 @@ const COMMANDS = [
   "unstage",
   "seed",
   "release",
+  "resync",
   "demo",
 ];
 

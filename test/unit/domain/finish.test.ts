@@ -1,8 +1,10 @@
 import { expect, test } from "vitest";
 import { describeFinish, type FinishStep, finishedSlot, planFinish } from "../../../src/domain/finish.ts";
-import type { SlotRecord } from "../../../src/domain/journal.ts";
+import { PROVEN, type SlotRecord } from "../../../src/domain/journal.ts";
 import { noteFinishIntents } from "../../../src/domain/journal-update.ts";
+import { formatLsn } from "../../../src/domain/lsn.ts";
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
+import type { Xid } from "../../../src/domain/xid.ts";
 import { guard, hold, journalOf, leftAt, lsn, record, slot } from "./build.ts";
 
 const at = (position: number, more: Partial<SlotRecord> = {}) => ({
@@ -270,4 +272,22 @@ test("what an earlier attempt at the same promotion dropped is told as dropped, 
     finishedSlot(second as FinishStep, { journal: journalOf(), own: leftAt(1_000) }, null, { slots: [] })
       .outcome,
   ).toBe("not_protected");
+});
+
+test("a slot whose evidence is incomplete is dropped, or kept where the operator chose so: never called kept, and never in a guard's stead (I6, I19)", () => {
+  const seen = record("x", "owned", 500, at(450, { proof: { ...PROVEN, start: false } }));
+  const told = (keepUnproven: boolean, more: Partial<SlotRecord> = {}, guards: LogicalSlot[] = []) => {
+    const input = { journal: journalOf([{ ...seen, ...more }]), own: leftAt(1_000) };
+    const slots = [...guards, slot("x", 400)];
+    const [step] = planFinish({ ...input, slots, serverVersionNum: 150_018, keepUnproven });
+    return finishedSlot(step as FinishStep, input, null);
+  };
+  expect(told(false)).toMatchObject({ outcome: "dropped", positionLsn: null });
+  expect(told(true)).toMatchObject({ outcome: "kept_unproven", positionLsn: formatLsn(lsn(450)) });
+  expect(told(true).detail).toContain("CHANGES MAY BE MISSING");
+  const rows = { physical: 700 as Xid, original: 700 as Xid };
+  expect(told(true, { rows }, [guard(300)])).toMatchObject({ outcome: "materialised" });
+  // what is known to be unsafe is not kept
+  expect(told(true, { primaryInvalidation: "wal_removed" })).toMatchObject({ outcome: "dropped" });
+  expect(told(true, { obsolete: true })).toMatchObject({ outcome: "dropped" });
 });
