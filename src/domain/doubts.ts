@@ -3,6 +3,7 @@ import { tellsRowsRemoved } from "./capability.ts";
 import { idleTooLong } from "./idle.ts";
 import type { Provision, RowsHeld } from "./journal.ts";
 import { bytesBeyond, formatLsn, type Lsn } from "./lsn.ts";
+import { isOwnSlotName } from "./names.ts";
 import type { PlanInput } from "./plan.ts";
 import { completeBackoffKey, mappingsBackoffKey, pluginBackoffKey } from "./plan-guard.ts";
 import { pluginDoubt } from "./plugins.ts";
@@ -49,7 +50,7 @@ function incomplete(local: StandbySlot, provision: Provision, input: PlanInput):
   if (!proof.start)
     return waiting(
       "no_consistent_snapshot",
-      `it was loaded from its file without a snapshot that says which transactions were running at ${formatLsn(provision.origin?.restartLsn ?? (0n as Lsn))}: decoding may begin too late and skip changes. It is safe once it has moved past a point of this standby's own, for which its subscriber must go on and transactions that were running then must end. slotsync resync ${local.name} drops it, and stages it again from a fresh file`,
+      `it was loaded from its file without a snapshot that says which transactions were running at ${formatLsn(provision.origin?.restartLsn ?? (0n as Lsn))}: decoding may begin too late and skip changes. It is safe once it has moved past a point of this standby's own, for which its subscriber must go on and transactions that were running then must end${isOwnSlotName(local.name) ? "" : `. slotsync resync ${local.name} drops it, and stages it again from a fresh file`}`,
     );
   return proof.mappings ? null : mappingsUnproven(local, input);
 }
