@@ -1,5 +1,6 @@
 import type { Idleness } from "./idle.ts";
 import type { Lsn } from "./lsn.ts";
+import type { PatroniSlots } from "./patroni.ts";
 import type { PluginsView } from "./plugins.ts";
 import type { Reason } from "./protection.ts";
 import type { Registry } from "./registry.ts";
@@ -100,6 +101,8 @@ export interface FilesView {
   folderCount: number;
   /** The least that the next start may find; null when it is not known. */
   maxReplicationSlots: number | null;
+  /** What Patroni is told to do with slots; left out where none manages the node. */
+  patroni?: PatroniSlots;
 }
 
 /** What one look at the standby saw. */

@@ -9,6 +9,7 @@ import type { JournalState } from "./journal.ts";
 import { describeLeftovers, leftoversOf } from "./leftovers.ts";
 import { isForeignGuard } from "./names.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
+import { patroniProblems } from "./patroni.ts";
 import { timelineHere } from "./timeline.ts";
 
 /**
@@ -113,6 +114,7 @@ export function standbyProblems(standby: StandbyView, journal: JournalState, now
         `PostgreSQL ${Math.floor(standby.serverVersionNum / 10_000)} takes a slot on a standby only from its data directory: set standby.data_directory to it, and run the sidecar where it can write there`,
       ),
     );
+  if (standby.files?.patroni) problems.push(...patroniProblems(standby.files.patroni));
   const free = standby.maxReplicationSlots - standby.usedSlots;
   if (free < 2)
     problems.push(

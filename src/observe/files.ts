@@ -1,10 +1,12 @@
 /** What the standby's data directory looks like: the slot folders that no slot in memory has, and how many the next start takes. */
 import { DataDirectoryError } from "../datadir/errors.ts";
 import { isAlive, readIdentity, verifyDirectory } from "../datadir/identity.ts";
+import { readPatroniSlots } from "../datadir/patroni.ts";
 import { LibraryFolders } from "../datadir/plugins.ts";
 import { nextStart, readSettings } from "../datadir/settings.ts";
 import { listSlotFolders } from "../datadir/slot-folders.ts";
 import type { FilesView, SlotFolder } from "../domain/observation.ts";
+import type { PatroniSlots } from "../domain/patroni.ts";
 import type { Reason } from "../domain/protection.ts";
 
 /** What the server says of itself, for comparison with the directory. */
@@ -32,7 +34,8 @@ export class DataDirectory {
   belongs = false;
   readonly #libraries: LibraryFolders;
   #verified = "";
-  #settings: ({ at: number } & Awaited<ReturnType<typeof nextStart>>) | null = null;
+  #settings: ({ at: number; patroni: PatroniSlots | null } & Awaited<ReturnType<typeof nextStart>>) | null =
+    null;
 
   constructor(path: string) {
     this.path = path;
@@ -47,13 +50,14 @@ export class DataDirectory {
       this.belongs = true;
       const { major, loaded } = server;
       const folders = await listSlotFolders(this.path, major, { known: loaded });
-      const { maxReplicationSlots, walLevel, hotStandby } = await this.#nextStart(server);
+      const { maxReplicationSlots, walLevel, hotStandby, patroni } = await this.#nextStart(server);
       const problem = whyNotOver(this.path, major, walLevel, hotStandby);
       return {
         problem,
         folders: folders.filter(({ name }) => !loaded.has(name)).map(toFolder),
         folderCount: folders.length,
         maxReplicationSlots,
+        ...(patroni === null ? {} : { patroni }),
       };
     } catch (error) {
       if (!(error instanceof DataDirectoryError)) throw error;
@@ -125,7 +129,7 @@ export class DataDirectory {
   async #nextStart({ major, maxReplicationSlots, walLevel }: ServerFacts) {
     if (this.#settings && Date.now() - this.#settings.at < SETTINGS_FOR_MS) return this.#settings;
     const next = await nextStart(this.path, major, { maxReplicationSlots, walLevel });
-    this.#settings = { at: Date.now(), ...next };
+    this.#settings = { at: Date.now(), patroni: await readPatroniSlots(this.path), ...next };
     return this.#settings;
   }
 }

@@ -1,5 +1,5 @@
 /** What an operator is told, by the command line and the log, when something is out of order (K7). */
-import { rmSync } from "node:fs";
+import { rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { buildCli, cli, startCli, writeConfig } from "../support/cli.ts";
@@ -95,6 +95,15 @@ onMajor(16, (major) => {
       await writeWal(primary, 1024);
       await confirm(primary, "app", null, "shop");
       await sidecar.until("new protection", ({ ready }) => ready);
+    });
+
+    test("what Patroni on the same node does with slots is told where the two are in each other's way", async () => {
+      const { standby } = await startCluster({ major });
+      const slots = { theirs: { type: "logical", database: "shop", plugin: "pgoutput" } };
+      writeFileSync(path.join(standby.dataDir, "patroni.dynamic.json"), JSON.stringify({ slots }));
+      const sidecar = await startSidecar(standby, { nap: QUICK });
+      const { problems } = await untilProblem(sidecar, "patroni_permanent_slots");
+      expect(problems.map(({ code }) => code)).toContain("patroni_drops_slots");
     });
 
     test("a former primary that has died is not called a primary: /ready cannot tell", async () => {
