@@ -2,16 +2,18 @@
 import type { Command } from "commander";
 import type { Logger } from "pino";
 import type { Config } from "../config/load.ts";
+import { nowOn, onThisBoot, toWallTime } from "../domain/clock.ts";
 import type { FinishReport } from "../domain/finish.ts";
 import type { JournalState } from "../domain/journal.ts";
 import { LockedError, type LockHolder, readLock } from "../journal/lock.ts";
 import { readJournal } from "../journal/store.ts";
 import { createLogger } from "../log/logger.ts";
+import { systemClock } from "../observe/clock.ts";
 import { observeStandby } from "../observe/standby.ts";
 import { ConnectError, describeError, SessionLostError, sqlStateOf } from "../pg/errors.ts";
 import { sleep } from "../pg/sleep.ts";
 import { finishOnce } from "../sync/finish.ts";
-import { linkOptionsOf } from "../sync/from-config.ts";
+import { blindMs, linkOptionsOf } from "../sync/from-config.ts";
 import { StandbyLink } from "../sync/links.ts";
 import { CommandError, EXIT } from "./exit.ts";
 import { formatFinish } from "./format-finish.ts";
@@ -81,7 +83,7 @@ interface Context {
   signal: AbortSignal;
   output: Output;
   log: Logger;
-  /** ms since the epoch. */
+  /** By `performance.now()`. */
   deadline: number;
   timeout: number;
 }
@@ -98,7 +100,7 @@ async function finish(
     fd: 2,
     standby: standbyName(config),
   });
-  const context = { config, signal, output, log, timeout, deadline: Date.now() + timeout * 1_000 };
+  const context = { config, signal, output, log, timeout, deadline: performance.now() + timeout * 1_000 };
   await recoveryEnded(context);
   for (let told = false; ; ) {
     const holder = await readLock(config.stateDirectory);
@@ -110,7 +112,7 @@ async function finish(
       if (done?.complete) return done.report;
       if (!told) log.info(`waiting for ${describeHolder(holder)} to finish the promotion`);
       told = true;
-      if (Date.now() > context.deadline) return timedOut(done?.report ?? null, holder, context);
+      if (performance.now() > context.deadline) return timedOut(done?.report ?? null, holder, context);
     }
     await nap(context);
   }
@@ -163,6 +165,8 @@ async function finishHolding({ lock, journal }: HeldState, context: Context): Pr
         log.warn(
           `the journal in ${config.stateDirectory} has never seen a primary of this node: there is nothing to finish. If a sidecar was at work here, check state_directory`,
         );
+      const clock = systemClock();
+      const { journal: state, axis } = onThisBoot(journal.state, clock);
       return await finishOnce({
         control,
         open: (database) => link.open(database, "finish", true),
@@ -170,10 +174,12 @@ async function finishHolding({ lock, journal }: HeldState, context: Context): Pr
         connections: config.finish.connections,
         directory: config.standby.dataDirectory ?? null,
         keepUnproven: config.slots.unproven === "keep",
-        journal: journal.state,
-        record: (state) => journal.save(state),
+        journal: state,
+        record: (next) => journal.save(next),
         log,
-        now: Date.now,
+        now: () => nowOn(axis, clock),
+        toWallTime: toWallTime(axis, clock),
+        blindMs: blindMs(config),
       });
     } finally {
       await link.close();
@@ -199,8 +205,8 @@ async function recoveryEnded(context: Context): Promise<void> {
         const { view } = await observeStandby(await link.control());
         if (!view.inRecovery) return;
         why = "this server is still in recovery";
-        streamingSince = view.streaming ? (streamingSince ?? Date.now()) : null;
-        if (streamingSince !== null && Date.now() - streamingSince >= STREAMING_MS)
+        streamingSince = view.streaming ? (streamingSince ?? performance.now()) : null;
+        if (streamingSince !== null && performance.now() - streamingSince >= STREAMING_MS)
           throw new CommandError(
             "this server is a standby and streams from its primary: there is no promotion to finish. Promote it first",
             EXIT.no,
@@ -209,7 +215,7 @@ async function recoveryEnded(context: Context): Promise<void> {
         if (signal.aborted || !mayPass(error)) throw error;
         why = describeError(error);
       }
-      if (Date.now() > deadline)
+      if (performance.now() > deadline)
         throw new CommandError(`${why}, and was for ${timeout} s: no promotion was finished`, EXIT.no);
       if (!told) log.info(`waiting for the end of recovery: ${why}`);
       told = true;

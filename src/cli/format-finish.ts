@@ -20,7 +20,11 @@ export function formatFinish(report: FinishReport, paint: Paint): string {
       if (slot.detail !== null) lines.push(`${printable(`${slot.name}: ${slot.detail}`)}\n`);
     lines.push("\n");
   }
-  const style = report.complete ? (report.slots.some(isBad) ? "yellow" : "green") : "red";
+  const style = report.complete
+    ? report.unseen !== null || report.slots.some(isBad)
+      ? "yellow"
+      : "green"
+    : "red";
   lines.push(`${paint(style, printable(describeFinish(report)))}\n`);
   for (const { name, repair } of report.slots)
     if (repair !== null)

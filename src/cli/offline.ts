@@ -6,6 +6,7 @@ import { isAlive, readIdentity } from "../datadir/identity.ts";
 import { describeAction, type FileAction } from "../domain/action.ts";
 import { LockedError } from "../journal/lock.ts";
 import { createLogger } from "../log/logger.ts";
+import { systemClock } from "../observe/clock.ts";
 import { linkOptionsOf, policyOf, selectionOf } from "../sync/from-config.ts";
 import { PrimaryLink } from "../sync/links.ts";
 import { OfflineError, type OfflineResult, primaryConninfoIn, stageOffline } from "../sync/offline.ts";
@@ -62,7 +63,7 @@ export async function stageStopped(
           selection: selectionOf(config),
           policy: policyOf(config),
           log,
-          now: Date.now,
+          clock: systemClock(),
         },
         flags.dryRun ?? false,
       );

@@ -7,12 +7,12 @@ const RETRY_MS = 250;
 
 /** Runs what takes the lock on the standby, again for a while when another has it; then lets StandbyLockedError through. */
 export async function afterPredecessor<T>(work: () => Promise<T>, signal: AbortSignal): Promise<T> {
-  const until = Date.now() + PREDECESSOR_MS;
+  const until = performance.now() + PREDECESSOR_MS;
   for (;;) {
     try {
       return await work();
     } catch (error) {
-      if (!(error instanceof StandbyLockedError) || Date.now() > until || signal.aborted) throw error;
+      if (!(error instanceof StandbyLockedError) || performance.now() > until || signal.aborted) throw error;
       await sleep(RETRY_MS, signal);
     }
   }

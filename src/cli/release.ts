@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import { releaseSlot } from "../apply/release.ts";
 import type { Config } from "../config/load.ts";
+import { nowOn, onThisBoot } from "../domain/clock.ts";
 import { emptyJournal, type JournalState } from "../domain/journal.ts";
 import { leftoversOf } from "../domain/leftovers.ts";
 import type { Lsn } from "../domain/lsn.ts";
@@ -12,6 +13,7 @@ import { whyLacksUnknown } from "../domain/prerequisites.ts";
 import { slotNamed } from "../domain/slot.ts";
 import { readLock } from "../journal/lock.ts";
 import { readJournal } from "../journal/store.ts";
+import { systemClock } from "../observe/clock.ts";
 import { observeStandby } from "../observe/standby.ts";
 import { describeError } from "../pg/errors.ts";
 import type { PgSession } from "../pg/session.ts";
@@ -135,7 +137,9 @@ async function observe(
     const seen = await observeBoth(standby, primary, known, null);
     const here = seen.look.view;
     // a slot that the wrong server lacks, or the right one still makes, is not left over
-    const why = whyLacksUnknown(seen.primary, here, journal, Date.now(), primary.problems);
+    const clock = systemClock();
+    const { journal: timed, axis } = onThisBoot(journal, clock);
+    const why = whyLacksUnknown(seen.primary, here, timed, nowOn(axis, clock), primary.problems);
     if (why !== null) warn(`logical slots are left out: ${why}`);
     return { here, there: why === null ? seen.primary : null };
   } catch (error) {

@@ -5,6 +5,7 @@ import type { LoadedConfig } from "../config/load.ts";
 import { type HttpServer, startHttp } from "../http/server.ts";
 import { StatusBoard } from "../http/status-board.ts";
 import { createLogger } from "../log/logger.ts";
+import { systemClock } from "../observe/clock.ts";
 import { quietMs } from "../sync/from-config.ts";
 import { runLoop } from "../sync/loop.ts";
 import { startAudit } from "./audit.ts";
@@ -60,7 +61,7 @@ async function run({ config, warnings, ignored }: LoadedConfig): Promise<number>
     stopping.stop();
   });
   try {
-    const board = new StatusBoard(quietMs(config), Date.now);
+    const board = new StatusBoard(quietMs(config), systemClock().boot);
     const sidecar = buildSidecar({
       config,
       command: "run",

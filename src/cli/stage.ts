@@ -152,7 +152,7 @@ async function waitForSidecar(
   signal: AbortSignal,
   output: Output,
 ): Promise<Status> {
-  const began = Date.now();
+  const began = performance.now();
   for (;;) {
     const { status } = await assess(config, "stage", signal, (warning) => output.tell(`warning: ${warning}`));
     const unfinished = missing(status).length > 0;
@@ -162,7 +162,7 @@ async function waitForSidecar(
       : unclear
         ? Math.min(flags.timeout * 1_000, CLEAR_MS)
         : 0;
-    if (Date.now() - began >= patience) return status;
+    if (performance.now() - began >= patience) return status;
     await sleep(POLL_MS, signal);
     signal.throwIfAborted();
   }

@@ -5,6 +5,7 @@ import type { Config } from "../config/load.ts";
 import type { Status } from "../domain/status.ts";
 import { acquireLock, type Lock } from "../journal/lock.ts";
 import { type Journal, openJournal } from "../journal/store.ts";
+import { systemClock } from "../observe/clock.ts";
 import { applicationNameOf, policyOf, restartOptionsOf, selectionOf } from "../sync/from-config.ts";
 import { Sidecar } from "../sync/sidecar.ts";
 
@@ -64,7 +65,7 @@ export function buildSidecar({ config, command, journal, log, signal, onStatus }
     applicationName: applicationNameOf(command),
     journal,
     log,
-    now: Date.now,
+    clock: systemClock(),
     signal,
     onStatus,
   });

@@ -151,7 +151,7 @@ export async function settle(
   if (!look.view.inRecovery) throw notAStandby();
   sidecar.lastLook = look;
   const settling = new Settling();
-  const until = Date.now() + timeoutMs;
+  const until = performance.now() + timeoutMs;
   for (;;) {
     // what ends in the course of a cycle is seen by the next one
     const underWay = isUnderWay(sidecar);
@@ -159,7 +159,7 @@ export async function settle(
     if (result.kind === "promoted") throw notAStandby();
     if (latest.status && settling.isSettled(latest.status, result.changed, underWay || isUnderWay(sidecar)))
       return;
-    if (Date.now() > until) {
+    if (performance.now() > until) {
       log.warn(`what was started has not ended within ${timeoutMs / 1_000} s: see the reasons`);
       return;
     }

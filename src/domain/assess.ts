@@ -3,6 +3,7 @@
  * shows now. Pure. A wrong "ready" is the worst there is: whatever is not known for certain is not ready.
  */
 import type { Action } from "./action.ts";
+import { assertNever } from "./assert-never.ts";
 import { tellsRowsRemoved } from "./capability.ts";
 import { NOTHING_CHOSEN, nothingChosen, type Selection, undecided } from "./choice.ts";
 import type { JournalState, SlotRecord } from "./journal.ts";
@@ -18,6 +19,7 @@ import { isFailoverReady, type Verdict, waiting } from "./protection.ts";
 import type { PrimarySlot } from "./slot.ts";
 import { asPromoted, whyNotKept } from "./standing.ts";
 import { buildStatus, type Status, standsAgainst } from "./status.ts";
+import { latestAlive, type SignsOfLife, unseenUntil } from "./vouch.ts";
 import type { Xid } from "./xid.ts";
 
 export interface AssessInput {
@@ -36,6 +38,12 @@ export interface AssessInput {
   primaryProblems: readonly Problem[];
   /** The longest that it takes a sidecar to see that the primary is gone, ms. */
   blindMs: number;
+  /** What shows that the primary lives on, where it cannot be asked. */
+  signs: SignsOfLife;
+  /** When the standby's server started, s since the epoch by its own clock. */
+  standbyStartedS: number;
+  /** What to add to a time of the journal's for the wall clock's. */
+  toWallTime: number;
 }
 
 export interface Assessment {
@@ -108,7 +116,7 @@ function unrecorded({ sidecarRunning }: AssessInput, why: string): Verdict {
 /** The primary does not answer: what was seen last, held against what the standby still has. */
 export function assessFromJournal(input: AssessInput, whyNot: string): Assessment {
   const { journal, standby, policy, now } = input;
-  const here = standbyProblems(standby, journal, now).map((problem) => asLeaderless(problem, journal));
+  const here = standbyProblems(standby, journal).map((problem) => asLeaderless(problem, journal));
   const { primaryTimeline } = journal;
   // what was seen last is not true any more of a standby that follows another primary by now
   const differs = primaryTimeline === null ? null : timelineProblem(primaryTimeline, standby, journal);
@@ -117,7 +125,7 @@ export function assessFromJournal(input: AssessInput, whyNot: string): Assessmen
   const problems = [...here, ...journal.problems.filter((message) => !toldHere.has(message)).map(asProblem)];
   const stale = staleness(input);
   if (stale) problems.push({ code: "journal_stale", severity: "stop", message: `${stale}; ${whyNot}` });
-  else problems.push({ code: "primary_unreachable", severity: "warning", message: whyNot });
+  else problems.push({ code: UNREACHABLE, severity: "warning", message: whyNot });
 
   const remembered = [...journal.slots.values()].filter((record) => !record.obsolete);
   if (remembered.length === 0 && journal.observedAt > 0)
@@ -160,14 +168,17 @@ function withLastVerdict(record: SlotRecord, verdict: Verdict | undefined): Slot
 }
 
 /**
- * Why the journal is no ground for an answer, or null. Between the last moment in which the primary was seen to have written nothing
- * new and its loss, subscribers may have gone on: that time must be no more than it takes to notice.
+ * Why the journal is no ground for an answer, or null (I15). Between the last moment in which the primary was seen to have written nothing
+ * new and its loss, subscribers may have gone on: that time must be no more than it takes to notice, and nothing may show that the primary
+ * has lived on.
  */
-function staleness({ journal, now, sidecarRunning, quietMs, blindMs }: AssessInput): string | null {
+function staleness(input: AssessInput): string | null {
+  const { journal, now, sidecarRunning, quietMs, blindMs, toWallTime } = input;
   if (journal.observedAt === 0) return "the journal has never seen the primary";
-  const told = `the journal last saw the primary at ${new Date(journal.quietUntil).toISOString()}`;
+  const told = `the journal last saw the primary at ${new Date(journal.quietUntil + toWallTime).toISOString()}`;
+  const livedOn = whyUnseen(input);
+  if (livedOn !== null) return `${told}, and ${livedOn}${confirmedPast(input)}`;
   const age = now - journal.quietUntil;
-  if (age < -quietMs) return `${told}, which lies in the future: the clock has been set back`;
   if (journal.primaryLostAt !== null) {
     const unseen = journal.primaryLostAt - journal.quietUntil;
     return unseen > blindMs
@@ -179,6 +190,43 @@ function staleness({ journal, now, sidecarRunning, quietMs, blindMs }: AssessInp
   return sidecarRunning
     ? `${told}, ${seconds(age)} ago, and the sidecar seems to hang`
     : `${told}, ${seconds(age)} ago, and no sidecar has been running since to say when the primary was lost`;
+}
+
+/** What shows that the primary was alive after the journal last saw it, or may have been, in words; null when nothing does. */
+function whyUnseen({ journal, signs, now, sidecarRunning, standbyStartedS }: AssessInput): string | null {
+  if (!sidecarRunning && journal.standbyStartedS !== null && journal.standbyStartedS !== standbyStartedS)
+    return "this standby has been started since, with no sidecar running to watch the primary: no look at both since";
+  // a sidecar that has the primary's ear asks it all the time: then a message is no news
+  const heard = sidecarRunning && journal.primaryLostAt === null ? { ...signs, messageAgeMs: null } : signs;
+  const alive = latestAlive(journal, heard, now);
+  const unseen = unseenUntil(journal, alive);
+  if (alive === null || unseen === null) return null;
+  const later = `${seconds(unseen.to - unseen.from)} later`;
+  switch (alive.how) {
+    case "wal":
+      return `WAL of it that nobody has looked at has come to this standby up to ${later}: no look at both since`;
+    case "message":
+      return `this standby still heard from it ${later}: no look at both since`;
+    case "refusal":
+      return `it refused an answer ${later}, so it is not dead: no look at both since`;
+    case "looked":
+      return `it went on without this standby, up to ${later} at least: no look at both since`;
+    case "unwatched":
+      return `neither the sidecar nor this standby was there all the time up to ${later}: no look at both since`;
+    default:
+      return assertNever(alive.how);
+  }
+}
+
+/** Subscribers that were seen to have confirmed more than this standby has, while it was down. */
+function confirmedPast({ journal, standby }: AssessInput): string {
+  const past = [...journal.slots.values()].filter(
+    ({ primaryConfirmedFlushLsn: at, obsolete }) => !obsolete && at !== null && at > standby.flushedLsn,
+  );
+  if (past.length === 0) return "";
+  const named = past.slice(0, 3).map(({ name }) => `"${name}"`);
+  const more = past.length > 3 ? ` and ${past.length - 3} more` : "";
+  return `; confirmed past this standby's WAL: ${named.join(", ")}${more}`;
 }
 
 function sidecarProblems(input: AssessInput): Problem[] {
@@ -289,6 +337,7 @@ const CANNOT_TELL = [
 export function isCertain(problems: readonly Problem[]): boolean {
   return !problems.some(({ code }) => CANNOT_TELL.includes(code));
 }
+const UNREACHABLE = "primary_unreachable";
 
 /** `check`'s answer: 0 failover-ready, 1 not, 2 cannot tell; and one line that says why. */
 export interface Answer {
@@ -301,10 +350,10 @@ export function answer(
   { status, certain }: Pick<Assessment, "status" | "certain">,
   slotName?: string,
 ): Answer {
+  const whyNot =
+    status.problems.find(({ code }) => code === UNREACHABLE)?.message ?? "the primary does not answer";
   const asOf =
-    status.source === "journal"
-      ? ` (as last seen at ${status.observedAt ?? "no time"}; the primary does not answer)`
-      : "";
+    status.source === "journal" ? ` (as last seen at ${status.observedAt ?? "no time"}; ${whyNot})` : "";
   const stops = againstReadiness(status.problems).map((problem) => problem.message);
   // also of a node that was a primary when it was last seen
   if (!certain && status.role !== "standby") return { code: 2, line: `cannot tell: ${stops.join("; ")}` };

@@ -13,6 +13,7 @@ import { holdsRows, isProven, provisionOf } from "./proof.ts";
 import { repairOf } from "./repair.ts";
 import { type StandbySlot, sameIdentity, slotNamed } from "./slot.ts";
 import { tableAfterPromotion, tableRepair, tableSyncOf } from "./table-sync.ts";
+import type { Unseen } from "./vouch.ts";
 
 /** One thing to do on the new primary. */
 export type FinishStep =
@@ -85,6 +86,11 @@ export interface FinishReport {
   historyError: string | null;
   /** The timeline that the promotion began, or null when the server did not say. */
   timeline: number | null;
+  /**
+   * The time in which the old primary was alive, or may have been, and nobody looked at it (ms since the epoch), or null: slots that were made
+   * in it are not here, and subscribers may have confirmed more than is said below (I15).
+   */
+  unseen: Unseen | null;
   /** False when something is left that another `slotsync finish` may mend. */
   complete: boolean;
   slots: FinishedSlot[];
@@ -417,5 +423,11 @@ export function describeFinish(report: FinishReport): string {
   ];
   if (gap.length === 0) gap.push("no subscriber was seen to have more than this node");
   if (report.historyError !== null) gap.push(report.historyError);
-  return `promotion ${report.complete ? "finished" : "NOT finished"} in ${report.durationMs} ms: ${parts.join(", ") || "no slots"}; ${gap.join("; ")}`;
+  return `promotion ${report.complete ? "finished" : "NOT finished"} in ${report.durationMs} ms: ${parts.join(", ") || "no slots"}; ${gap.join("; ")}${describeUnseen(report.unseen)}`;
+}
+
+function describeUnseen(unseen: Unseen | null): string {
+  if (unseen === null) return "";
+  const [from, to] = [unseen.from, unseen.to].map((time) => new Date(time).toISOString());
+  return `; NOBODY LOOKED at the old primary from ${from} to ${to}: slots that were made there in that time are not here, and subscribers may have confirmed transactions that this node lacks`;
 }

@@ -9,6 +9,7 @@ import {
   PROVEN,
   type Proof,
   type Provision,
+  type RowsHeld,
   type SlotRecord,
   type Staged,
   UNPROVISIONED,
@@ -22,10 +23,11 @@ import { attemptIn } from "./plan-stage.ts";
 import { GUARD_PLUGIN } from "./plugins.ts";
 import { feedbackNow, proofNow, provisionOf, rowsHeldNow } from "./proof.ts";
 import { isFailoverReady } from "./protection.ts";
-import { type PrimarySlot, type SlotIdentity, type StandbySlot, slotNamed } from "./slot.ts";
+import { type PrimarySlot, type SlotIdentity, type StandbySlot, sameIdentity, slotNamed } from "./slot.ts";
 import { withStanding } from "./standing.ts";
 import { sightingOf, timelineHere } from "./timeline.ts";
 import { twoPhaseSince } from "./two-phase.ts";
+import type { Alive } from "./vouch.ts";
 
 /** A failover slot, and what chose it. */
 type Chosen = PrimarySlot & { readonly chosenBy?: readonly string[] };
@@ -70,7 +72,11 @@ export function noteObservation(journal: JournalState, seen: Observed): JournalS
     feedbackSession: feedback?.session ?? null,
     feedbackWalsender: feedback?.walsender ?? null,
     quietUntil: now,
+    quietLsn: primary.walLsn,
     primaryLostAt: null,
+    haltedAt: null,
+    alive: null,
+    relayed: Boolean(primary.upstream),
     guards: settleGuards(journal.guards, seen),
     lowGuards: settleGuards(journal.lowGuards, seen),
     slots,
@@ -575,19 +581,124 @@ export function noteProblems(journal: JournalState, problems: readonly string[])
   return { ...journal, problems: [...problems] };
 }
 
-/** Records the timeline that the standby receives, whatever the primary says: while it is not streaming it cannot be seen. */
-export function noteTimeline(
+/**
+ * Records the timeline that the standby receives, whatever the primary says: while it is not streaming it cannot be seen; and which run of
+ * the standby's server it was (`startedS`, s since the epoch by its own clock).
+ */
+export function noteStandby(
   journal: JournalState,
   { receivedTimeline }: Pick<StandbyView, "receivedTimeline">,
+  startedS: number,
 ): JournalState {
-  if (receivedTimeline === null || receivedTimeline === journal.standbyTimeline) return journal;
-  return { ...journal, standbyTimeline: receivedTimeline };
+  const standbyTimeline = receivedTimeline ?? journal.standbyTimeline;
+  if (standbyTimeline === journal.standbyTimeline && startedS === journal.standbyStartedS) return journal;
+  return { ...journal, standbyTimeline, standbyStartedS: startedS };
 }
 
 /** Records since when the primary has not answered, and until when it was seen to have written nothing new before. */
 export function notePrimaryLost(journal: JournalState, quietUntil: number, now: number): JournalState {
   if (journal.primaryLostAt !== null) return journal;
   return { ...journal, quietUntil: Math.max(journal.quietUntil, quietUntil), primaryLostAt: now };
+}
+
+/** Signs of one and the same life are told apart no finer than this, for each is written down. */
+const ALIVE_WITHIN_MS = 1_000;
+
+/** Records the latest sign that the primary was alive after the last look (I15), once it is news. */
+export function noteAlive(journal: JournalState, alive: Alive | null): JournalState {
+  if (alive === null || alive.at <= journal.quietUntil) return journal;
+  const known = journal.alive;
+  const more =
+    known === null || alive.at > known.at + ALIVE_WITHIN_MS || (alive.lsn ?? 0n) > (known.lsn ?? 0n);
+  return more ? { ...journal, alive } : journal;
+}
+
+/** Records since when nobody looks at the primary any more, for a promotion of the standby was seen. */
+export function noteHalted(journal: JournalState, quietUntil: number, now: number): JournalState {
+  return {
+    ...journal,
+    phase: "promoting",
+    quietUntil: Math.max(journal.quietUntil, quietUntil),
+    haltedAt: journal.haltedAt ?? now,
+  };
+}
+
+/** Records that it did not come to the promotion. */
+export function noteNotHalted(journal: JournalState): JournalState {
+  return { ...journal, phase: "standby", haltedAt: null };
+}
+
+/**
+ * Records what the primary showed while the standby was down: where its failover slots stand, and that it has lived on. Nothing is claimed
+ * of the standby: a slot that is missing there is not given up, one that is new is not ready, and only a look at both ends the time that
+ * nobody saw (I15). Positions on another timeline are not those of this standby's WAL, and are not taken over (I14).
+ */
+export function notePrimaryAlone(
+  journal: JournalState,
+  primary: PrimaryView,
+  chosen: readonly Chosen[],
+  now: number,
+): JournalState {
+  const same = primary.timeline === journal.primaryTimeline;
+  const alive: Alive = { at: now, lsn: same ? primary.walLsn : null, how: "looked" };
+  const next = noteAlive({ ...journal, primaryLostAt: null }, alive);
+  if (!same) return next;
+  const slots = new Map(journal.slots);
+  for (const slot of chosen) {
+    const known = slots.get(slot.name);
+    const seen = {
+      ...sightingOf(known, primary.timeline, slot.confirmedFlushLsn, null),
+      rows: rowsAlone(known, slot, primary),
+      copying: slot.copying ?? false,
+      primaryConfirmedFlushLsn: slot.confirmedFlushLsn,
+      primaryRestartLsn: slot.restartLsn,
+      primaryInvalidation: slot.invalidation,
+      seenAt: now,
+    };
+    if (known === undefined) slots.set(slot.name, { ...newRecord(slot, now), ...seen });
+    else if (sameIdentity(known, slot) && !known.obsolete) slots.set(slot.name, { ...known, ...seen });
+  }
+  return { ...next, slots };
+}
+
+/** I4: the standby's physical slot holds while the standby is down what it held before. */
+function rowsAlone(
+  known: SlotRecord | undefined,
+  slot: Chosen,
+  { physicalSlot }: PrimaryView,
+): RowsHeld | null {
+  const physical = physicalSlot?.catalogXmin ?? null;
+  if (!known?.rows || physical === null || slot.catalogXmin === null || slot.invalidation !== null)
+    return null;
+  return { physical, original: slot.catalogXmin };
+}
+
+type Sighted = "timeline" | "commonLsn" | "formerly" | "rows" | "copying";
+
+function newRecord(slot: Chosen, now: number): Omit<SlotRecord, Sighted> {
+  const { name, database, databaseOid, plugin, twoPhase, failover } = slot;
+  return {
+    ...NOT_HERE,
+    name,
+    database,
+    databaseOid,
+    plugin,
+    twoPhase,
+    failover,
+    chosenBy: slot.chosenBy ?? [],
+    twoPhaseXid: null,
+    primaryConfirmedFlushLsn: null,
+    primaryRestartLsn: null,
+    primaryInvalidation: null,
+    seenAt: now,
+    absentSince: null,
+    obsolete: false,
+    protection: "waiting",
+    reason: "not_recorded",
+    detail: "it was made while this standby was down",
+    failure: null,
+    since: now,
+  };
 }
 
 /** Forgets the life as a standby before this one: what is found now is not ours until proven (I7). */
@@ -602,7 +713,11 @@ export function startOver(journal: JournalState): JournalState {
     feedbackWalsender: null,
     restart: null,
     quietUntil: 0,
+    quietLsn: null,
     primaryLostAt: null,
+    haltedAt: null,
+    alive: null,
+    relayed: false,
     guards: {},
     lowGuards: {},
     slots: new Map(),

@@ -1,3 +1,4 @@
+import type { TimeAxis } from "./clock.ts";
 import type { FinishReport } from "./finish.ts";
 import type { LeftoverRecord } from "./leftovers.ts";
 import type { Lsn } from "./lsn.ts";
@@ -5,6 +6,7 @@ import type { Protection, Reason } from "./protection.ts";
 import type { RestartRecord } from "./restart.ts";
 import type { SlotIdentity } from "./slot.ts";
 import type { PrimaryLife, Sighting, TimelineHistory } from "./timeline.ts";
+import type { Alive } from "./vouch.ts";
 import type { Xid } from "./xid.ts";
 
 /** A slot file put where the standby loads it at its next start, with what the file says. */
@@ -139,6 +141,8 @@ export interface SlotRecord extends SlotIdentity, Provision, Sighting {
 export interface JournalState {
   /** Eight hexadecimal digits, drawn when the journal was made; part of the names of our own slots. */
   instanceId: string;
+  /** What the times here are counted by, "ms since the epoch" where that is said; null while no process has taken it up. */
+  clock: TimeAxis | null;
   systemIdentifier: string | null;
   phase: "standby" | "promoting" | "primary";
   /** The primary's timeline and since when it has been that, for the grace before drops. */
@@ -161,8 +165,18 @@ export interface JournalState {
   feedbackWalsender: number | null;
   /** Until when the primary was seen to have written nothing since `observedAt`, so that what was observed still held; ms. */
   quietUntil: number;
+  /** The primary's WAL position then. */
+  quietLsn: Lsn | null;
   /** Since when the primary has not answered, or null. */
   primaryLostAt: number | null;
+  /** Since when a promotion of this standby has been seen, so that nobody looks at the primary any more; null without one. */
+  haltedAt: number | null;
+  /** The latest sign that the primary was alive, or may have been, after `quietUntil`; null while none was seen (I15). */
+  alive: Alive | null;
+  /** The standby streamed from another standby when it was last observed: what its walreceiver hears is not the primary. */
+  relayed: boolean;
+  /** When the standby's server that was last looked at had started, s since the epoch by its own clock. */
+  standbyStartedS: number | null;
   /** This node's last life as a primary, or null: what its old slots are held against when it follows again. */
   life: PrimaryLife | null;
   /** The history of the primary's timeline; read only where that matters. */
@@ -196,6 +210,7 @@ export function knowsStandby({ observedAt, slots }: JournalState): boolean {
 export function emptyJournal(instanceId: string): JournalState {
   return {
     instanceId,
+    clock: null,
     systemIdentifier: null,
     phase: "standby",
     primaryTimeline: null,
@@ -207,7 +222,12 @@ export function emptyJournal(instanceId: string): JournalState {
     feedbackSession: null,
     feedbackWalsender: null,
     quietUntil: 0,
+    quietLsn: null,
     primaryLostAt: null,
+    haltedAt: null,
+    alive: null,
+    relayed: false,
+    standbyStartedS: null,
     life: null,
     history: null,
     guardSerial: 0,

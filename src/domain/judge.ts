@@ -39,7 +39,7 @@ export function judge(
   const chosen = chosenThere.chosen.map((slot) => asConfirmed(slot, { standby, journal }));
   const choice = { ...chosenThere, chosen };
   const problems = [
-    ...standbyProblems(standby, journal, memory.now),
+    ...standbyProblems(standby, journal),
     ...primaryProblems(primary, standby, journal),
     ...choiceProblems(primary, selection, choice, journal),
     ...auditServerSync(primary, standby, choice.chosen, memory),

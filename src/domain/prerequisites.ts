@@ -24,14 +24,13 @@ export interface Problem {
   gist?: string;
 }
 
-const CLOCK_TOLERANCE_MS = 60_000;
 const OLDEST_SUPPORTED = 110_000;
 
 const stop = (code: string, message: string): Problem => ({ code, severity: "stop", message });
 const warning = (code: string, message: string): Problem => ({ code, severity: "warning", message });
 
 /** Problems that the standby alone shows; answered even when the primary is gone. */
-export function standbyProblems(standby: StandbyView, journal: JournalState, now: number): Problem[] {
+export function standbyProblems(standby: StandbyView, journal: JournalState): Problem[] {
   const problems: Problem[] = [];
   if (standby.serverVersionNum < OLDEST_SUPPORTED)
     problems.push(
@@ -82,13 +81,6 @@ export function standbyProblems(standby: StandbyView, journal: JournalState, now
       stop(
         "journal_of_another_cluster",
         `state_directory holds the journal of another cluster (system identifier ${journal.systemIdentifier}, this standby has ${standby.systemIdentifier}): give this sidecar a state_directory of its own`,
-      ),
-    );
-  if (journal.observedAt > now + CLOCK_TOLERANCE_MS)
-    problems.push(
-      warning(
-        "clock_went_back",
-        `the journal was last written at ${new Date(journal.observedAt).toISOString()}, later than this machine's clock says it is: ages are not to be trusted, set the clock`,
       ),
     );
   const strays = standby.slots.filter((slot) => isForeignGuard(slot.name, journal.instanceId));

@@ -93,8 +93,8 @@ export function decideRestart(input: RestartInput): RestartDecision {
   if (names.length === 0) return no("nothing_staged");
   if (policy.mode === "never") return no("mode_never");
   if (last !== null && hasFailed(last)) {
-    // also for something new: a command that fails must not be run for each slot that is staged
-    if (input.now < (last.retryAt ?? 0)) return no("retry_later");
+    // a clock that was set back does not keep it waiting; also for something new: a command that fails must not be run for each slot that is staged
+    if (last.at <= input.now && input.now < (last.retryAt ?? 0)) return no("retry_later");
   } else if (last !== null && names.every((name) => last.names.includes(name))) {
     // what the last restart was for and is still staged, the next would not bring either
     return no("did_not_help");

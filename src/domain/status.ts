@@ -185,6 +185,16 @@ function slotStatus(
 
 const COPYING =
   "its table is being copied, and after a failover PostgreSQL copies it again: it does not stand against being ready";
+/** The same status with its times as the wall clock has them now: a journal's are counted by boot time. `shiftMs` is what lies between. */
+export function inWallTime(status: Status, shiftMs: number): Status {
+  const shifted = (time: string) => new Date(Date.parse(time) + shiftMs).toISOString();
+  return {
+    ...status,
+    observedAt: status.observedAt && shifted(status.observedAt),
+    primaryLostAt: status.primaryLostAt && shifted(status.primaryLostAt),
+    slots: status.slots.map((slot) => ({ ...slot, since: shifted(slot.since) })),
+  };
+}
 
 /** `3 synced, 1 guarded, 1 waiting (wal_not_flushed)`, the words an operator greps for. */
 export function summarise(slots: readonly Pick<SlotStatus, "protection" | "reason">[]): string {

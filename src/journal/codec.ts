@@ -133,6 +133,7 @@ function keyed<T, K>(items: readonly T[], keyOf: (item: T) => K, path: string): 
 function encodeBody(state: JournalState): EncodedBody {
   return {
     instanceId: state.instanceId,
+    clock: state.clock && { ...state.clock, bootedAt: finite(state.clock.bootedAt) },
     systemIdentifier: state.systemIdentifier,
     phase: state.phase,
     primaryTimeline: finiteOrNull(state.primaryTimeline),
@@ -144,6 +145,11 @@ function encodeBody(state: JournalState): EncodedBody {
     feedbackSession: state.feedbackSession,
     feedbackWalsender: state.feedbackWalsender,
     quietUntil: finite(state.quietUntil),
+    quietLsn: lsnText(state.quietLsn),
+    haltedAt: finiteOrNull(state.haltedAt),
+    alive: state.alive && { ...state.alive, at: finite(state.alive.at), lsn: lsnText(state.alive.lsn) },
+    relayed: state.relayed,
+    standbyStartedS: finiteOrNull(state.standbyStartedS),
     primaryLostAt: finiteOrNull(state.primaryLostAt),
     life: state.life && {
       timeline: finite(state.life.timeline),

@@ -114,7 +114,7 @@ export async function readLock(directory: string, now: () => number = Date.now):
   if (!top || top.content === "" || top.record === null) return null;
   const alive = sameProcessSpace(top.record, await ownProcessSpace())
     ? await isRunning(top.record.pid, top.record.startTime)
-    : now() - top.touchedAt < STALE_MS;
+    : Math.abs(now() - top.touchedAt) < STALE_MS;
   return alive ? holderOf(top.record) : null;
 }
 

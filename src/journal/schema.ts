@@ -5,6 +5,7 @@ import { PROVEN } from "../domain/journal.ts";
 import { type Lsn, parseLsn } from "../domain/lsn.ts";
 import { isOwnSlotName, isValidSlotName } from "../domain/names.ts";
 import type { Protection, Reason } from "../domain/protection.ts";
+import type { Alive } from "../domain/vouch.ts";
 import type { Xid } from "../domain/xid.ts";
 
 // each union spelt out once more: a word that the domain gains or loses does not compile until it is here too
@@ -43,6 +44,8 @@ const OUTCOMES = {
   not_protected: 0,
   failed: 0,
 } satisfies Record<FinishOutcome, 0>;
+
+const SIGNS = { wal: 0, message: 0, refusal: 0, looked: 0, unwatched: 0 } satisfies Record<Alive["how"], 0>;
 
 function oneOf<T extends string>(words: Record<T, 0>) {
   return z.enum(Object.keys(words) as [T, ...T[]]);
@@ -178,6 +181,7 @@ const finish = z.strictObject({
   durationMs: z.number(),
   endOfWalLsn: lsnText.nullable(),
   historyError: z.string().nullable().default(null),
+  unseen: z.strictObject({ from: time, to: time }).nullable().default(null),
   complete: z.boolean(),
   slots: z.array(finishedSlot),
 });
@@ -208,6 +212,7 @@ export const INSTANCE_ID = /^[0-9a-f]{8}$/;
 /** Guards and slots are lists here, not objects: a slot may be called `__proto__`. */
 export const bodySchema = z.strictObject({
   instanceId: z.string().regex(INSTANCE_ID),
+  clock: z.strictObject({ bootId: z.string(), bootedAt: time }).nullable().default(null),
   systemIdentifier: z.string().regex(/^\d+$/).nullable(),
   phase: z.enum(["standby", "promoting", "primary"]),
   primaryTimeline: count.nullable(),
@@ -219,7 +224,15 @@ export const bodySchema = z.strictObject({
   feedbackSession: z.string().nullable().default(null),
   feedbackWalsender: count.nullable().default(null),
   quietUntil: time,
+  quietLsn: lsn.nullable().default(null),
   primaryLostAt: time.nullable(),
+  haltedAt: time.nullable().default(null),
+  alive: z
+    .strictObject({ at: time, lsn: lsn.nullable(), how: oneOf(SIGNS) })
+    .nullable()
+    .default(null),
+  relayed: z.boolean().default(false),
+  standbyStartedS: time.nullable().default(null),
   life: life.nullable().default(null),
   history: z.strictObject({ timeline: count, forks: history }).nullable().default(null),
   guardSerial: count,

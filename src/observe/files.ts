@@ -127,9 +127,9 @@ export class DataDirectory {
   }
 
   async #nextStart({ major, maxReplicationSlots, walLevel }: ServerFacts) {
-    if (this.#settings && Date.now() - this.#settings.at < SETTINGS_FOR_MS) return this.#settings;
+    if (this.#settings && performance.now() - this.#settings.at < SETTINGS_FOR_MS) return this.#settings;
     const next = await nextStart(this.path, major, { maxReplicationSlots, walLevel });
-    this.#settings = { at: Date.now(), patroni: await readPatroniSlots(this.path), ...next };
+    this.#settings = { at: performance.now(), patroni: await readPatroniSlots(this.path), ...next };
     return this.#settings;
   }
 }

@@ -35,6 +35,7 @@ interface ServerRow {
   received_timeline: number | null;
   sender_host: string | null;
   sender_port: number | null;
+  message_age_ms: string | null;
   least_timeline: number;
   feedback_session: string;
   started_epoch_s: string;
@@ -51,6 +52,8 @@ export interface StandbyLook {
   sender: { host: string; port: number; session: string } | null;
   /** `pg_postmaster_start_time()`, seconds since the epoch. */
   startedEpochS: number;
+  /** ms since the walreceiver heard from its sender; 0 when one is at work and the role may not see more, null without one. */
+  messageAgeMs: number | null;
 }
 
 const ZERO = 0n as Lsn;
@@ -82,6 +85,7 @@ export async function observeStandby(
   const primarySlotName = recovery ? recovery.primarySlotName : server.primary_slot_name;
   return {
     startedEpochS: Number(server.started_epoch_s),
+    messageAgeMs: numberOrNull(server.message_age_ms),
     sender:
       server.sender_host === null || server.sender_port === null
         ? null
@@ -164,13 +168,41 @@ function lookAtFiles(
   });
 }
 
-/** Whether the server is still a standby: the short question asked during a nap. */
-export async function isStandby(session: PgSession): Promise<boolean> {
-  const [[row] = []] = await session.script<{ in_recovery: boolean }>(STANDBY_PULSE, {
+interface PulseRow {
+  in_recovery: boolean;
+  replay_lsn: string | null;
+  receive_lsn: string | null;
+  message_age_ms: string | null;
+}
+
+/** What the short question shows: whether the server is still a standby, and what it has heard from the primary. */
+export interface StandbyPulse {
+  inRecovery: boolean;
+  flushedLsn: Lsn;
+  /** As in {@link StandbyLook}. */
+  messageAgeMs: number | null;
+}
+
+/** The short question that is asked during a nap. Throws what the session throws. */
+export async function pulseOfStandby(session: PgSession): Promise<StandbyPulse> {
+  const [[row] = []] = await session.script<PulseRow>(STANDBY_PULSE, {
     what: "asking the standby whether it still is one",
   });
   if (!row) throw new Error("the standby's answer is incomplete");
-  return row.in_recovery;
+  return {
+    inRecovery: row.in_recovery,
+    flushedLsn: maxLsn(parseLsnOrNull(row.replay_lsn) ?? ZERO, parseLsnOrNull(row.receive_lsn) ?? ZERO),
+    messageAgeMs: numberOrNull(row.message_age_ms),
+  };
+}
+
+/** Whether the server is still a standby. */
+export async function isStandby(session: PgSession): Promise<boolean> {
+  return (await pulseOfStandby(session)).inRecovery;
+}
+
+function numberOrNull(text: string | null): number | null {
+  return text === null ? null : Number(text);
 }
 
 interface PromotedRow {

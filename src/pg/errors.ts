@@ -59,6 +59,11 @@ export class ConnectError extends Error {
   override readonly name = "ConnectError";
 }
 
+/** The server asked for a password, and there is none to give. */
+export class NoPasswordError extends Error {
+  override readonly name = "NoPasswordError";
+}
+
 /** The error itself, then its causes, and those gathered in an AggregateError, each once. */
 function* chainOf(error: unknown, seen = new Set<unknown>()): Generator<unknown> {
   if (error === undefined || error === null || seen.has(error)) return;
@@ -104,6 +109,37 @@ export function isPgError(error: unknown, ...sqlStates: readonly string[]): bool
 export function endsTheSession(error: unknown): boolean {
   return isPgError(error, ...ENDS_THE_SESSION);
 }
+
+/**
+ * Codes with which a server says that it is going down, has crashed, or that it is not the one that answers: a pooler in between says
+ * class 08 of a server that it cannot reach.
+ */
+const NO_SIGN_OF_LIFE = /^(08|57P01$|57P02$)/;
+
+/**
+ * True for an answer of a living server that is a no: no pg_hba.conf entry, a wrong password, no connection left, no such database, a
+ * missing right, a server that starts or stops, a certificate that either side refuses. Told by SQLSTATE, and for TLS by the code of the
+ * alert or of the check that failed.
+ */
+export function isRefusal(error: unknown): boolean {
+  for (const one of chainOf(error)) {
+    if (one instanceof NoPasswordError) return true;
+    const state = ownSqlState(one);
+    if (state !== undefined && !NO_SIGN_OF_LIFE.test(state)) return true;
+    if (typeof one !== "object" || one === null || !("code" in one) || typeof one.code !== "string") continue;
+    if (/^ERR_SSL_.*ALERT|^ERR_TLS_CERT_|^CERT_/.test(one.code) || UNTRUSTED.has(one.code)) return true;
+  }
+  return false;
+}
+
+/** What Node says of a server's certificate that does not do. */
+const UNTRUSTED = new Set([
+  "DEPTH_ZERO_SELF_SIGNED_CERT",
+  "SELF_SIGNED_CERT_IN_CHAIN",
+  "UNABLE_TO_GET_ISSUER_CERT",
+  "UNABLE_TO_GET_ISSUER_CERT_LOCALLY",
+  "UNABLE_TO_VERIFY_LEAF_SIGNATURE",
+]);
 
 function textOf(error: unknown): string {
   if (!(error instanceof Error)) return typeof error === "object" ? "unknown error" : String(error);

@@ -7,7 +7,14 @@
 import net from "node:net";
 import pg from "pg";
 import { type ConnInfo, describeConnInfo } from "./conninfo.ts";
-import { ConnectError, endsTheSession, type LostReason, SessionLostError, sqlStateOf } from "./errors.ts";
+import {
+  ConnectError,
+  endsTheSession,
+  type LostReason,
+  NoPasswordError,
+  SessionLostError,
+  sqlStateOf,
+} from "./errors.ts";
 import { passwordFromFile } from "./passfile.ts";
 import { type TlsAttempt, tlsAttempts } from "./tls.ts";
 
@@ -162,7 +169,9 @@ function dial(conn: ConnInfo, attempt: TlsAttempt, options: SessionOptions, data
       const { password, warning } = passwordFromFile(conn, database);
       if (warning !== undefined) options.onWarning?.(warning);
       if (password !== undefined) return password;
-      throw new Error(`the server asks for a password and there is none${warning ? ` (${warning})` : ""}`);
+      throw new NoPasswordError(
+        `the server asks for a password and there is none${warning ? ` (${warning})` : ""}`,
+      );
     },
     ssl: attempt.kind === "tls" ? attempt.options : false,
     sslnegotiation: attempt.kind === "tls" && attempt.direct ? "direct" : "postgres",

@@ -140,6 +140,11 @@ SELECT ${slotColumns(serverVersionNum)}, ${copyingExpression(serverVersionNum)} 
 ${withRegistry ? READ_REGISTRY : ""}`;
 }
 
+/** ms since the walreceiver heard from its sender, by this server's own clock; 0 for one of which the role may see no more than its process. */
+const MESSAGE_AGE_MS = `CASE WHEN receiver.pid IS NOT NULL THEN COALESCE(pg_catalog.date_part('epoch',
+         pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) receiver.last_msg_receipt_time)
+         OPERATOR(pg_catalog.*) 1000, 0) END::pg_catalog.text`;
+
 /**
  * One look at the standby. A setting that the role may not see is NULL. `feedback_session` changes with a new walreceiver: between two
  * looks the physical slot may have become another one (I4). The walreceiver is read once: one that ends within the look, as it does when
@@ -169,6 +174,7 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        receiver.received_tli AS received_timeline,
        receiver.sender_host,
        receiver.sender_port,
+       ${MESSAGE_AGE_MS} AS message_age_ms,
        GREATEST((SELECT c.timeline_id FROM pg_catalog.pg_control_checkpoint() AS c),
                 (SELECT r.min_recovery_end_timeline FROM pg_catalog.pg_control_recovery() AS r)) AS least_timeline,
        pg_catalog.concat_ws(' ', receiver.pid, pg_catalog.pg_postmaster_start_time()) AS feedback_session,
@@ -198,8 +204,16 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
     ON s.slot_name OPERATOR(pg_catalog.=) $1 AND s.slot_type OPERATOR(pg_catalog.=) 'physical'`;
 }
 
-/** The short questions asked during a nap: is the standby one still, and has the primary written WAL? NULL when it is none any more. */
-export const STANDBY_PULSE = "SELECT pg_catalog.pg_is_in_recovery() AS in_recovery";
+/**
+ * The short questions asked during a nap: is the standby one still, has it heard of the primary, and has the primary written WAL? NULL when
+ * it is none any more.
+ */
+export const STANDBY_PULSE = `
+SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
+       pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text AS replay_lsn,
+       pg_catalog.pg_last_wal_receive_lsn()::pg_catalog.text AS receive_lsn,
+       ${MESSAGE_AGE_MS} AS message_age_ms
+  FROM (SELECT) AS look LEFT JOIN pg_catalog.pg_stat_wal_receiver AS receiver ON true`;
 export const PRIMARY_PULSE = `
 SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_lsn()::pg_catalog.text END AS wal_lsn`;
 

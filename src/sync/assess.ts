@@ -1,19 +1,27 @@
 /** Reads both servers and the journal, changes nothing, and says how this standby stands. What `check` and `status` run. */
 import type { Config } from "../config/load.ts";
 import { type AssessInput, type Assessment, assessFromJournal, assessLive } from "../domain/assess.ts";
+import { type Clock, nowOn, onThisBoot, toWallTime } from "../domain/clock.ts";
 import { emptyJournal, knowsStandby } from "../domain/journal.ts";
-import type { PrimaryView, StandbyView } from "../domain/observation.ts";
+import type { PrimaryView } from "../domain/observation.ts";
 import { poolerProblems } from "../domain/pooler.ts";
 import type { Problem } from "../domain/prerequisites.ts";
-import { buildStatus } from "../domain/status.ts";
+import { buildStatus, inWallTime } from "../domain/status.ts";
 import { type LockHolder, readLock } from "../journal/lock.ts";
 import { readJournal } from "../journal/store.ts";
+import { systemClock } from "../observe/clock.ts";
 import { type DataDirectory, directoryOf } from "../observe/files.ts";
-import { observeStandby } from "../observe/standby.ts";
-import { describeError } from "../pg/errors.ts";
+import { observeStandby, type StandbyLook } from "../observe/standby.ts";
+import { describeError, isRefusal } from "../pg/errors.ts";
+import { sleep } from "../pg/sleep.ts";
 import { blindMs, linkOptionsOf, policyOf, quietMs, selectionOf } from "./from-config.ts";
 import { PrimaryLink, pooledKeys, StandbyLink } from "./links.ts";
 import { observeBoth, PrimaryUnreachableError } from "./observe-both.ts";
+
+/** A sidecar at work notes the loss of the primary within a pulse and a write of the journal. */
+const NOTED_WITHIN_MS = 3_000;
+const NOTED_PULSE_MS = 100;
+const NO_JOURNAL = emptyJournal("00000000");
 
 export interface Reading extends Assessment {
   /** The running sidecar of this state directory, or null. */
@@ -26,6 +34,7 @@ export async function assess(
   command: string,
   signal: AbortSignal,
   onWarning: (warning: string) => void,
+  clock: Clock = systemClock(),
 ): Promise<Reading> {
   const options = linkOptionsOf(config, command, signal, onWarning);
   const standby = new StandbyLink(config.standby.conn, options, false);
@@ -42,22 +51,28 @@ export async function assess(
     const seen = await lookAround(standby, primary, directoryOf(config.standby.dataDirectory));
     // read after the servers: a running sidecar writes down what it is about to do before it does it, so a journal that is younger
     // than the look explains everything in it, and an older one might not
-    const journal = (await readJournal(config.stateDirectory)) ?? emptyJournal("00000000");
-    const pooled = poolerProblems(pooledKeys(standby, primary), []);
-    const primaryProblems = [...primary.problems, ...pooled];
-    const now = Date.now();
-    const quietSince = quietSinceOf([seen.startedEpochS * 1_000, sidecar?.since ?? 0], now);
-    const input: AssessInput = {
-      ...facts,
-      journal,
-      standby: seen.standby,
-      primaryProblems,
-      now,
-      quietSince,
-    };
-    if (!seen.standby.inRecovery) return { ...promoted(input), sidecar };
-    if (seen.primary) return { ...assessLive(input, seen.primary), sidecar };
-    return { ...assessFromJournal(input, seen.whyNot), sidecar };
+    for (const patience = clock.boot() + NOTED_WITHIN_MS; ; ) {
+      const { journal, axis } = onThisBoot((await readJournal(config.stateDirectory)) ?? NO_JOURNAL, clock);
+      const { view, messageAgeMs, startedEpochS } = seen.look;
+      const input: AssessInput = {
+        ...facts,
+        journal,
+        standby: view,
+        primaryProblems: [...primary.problems, ...poolerProblems(pooledKeys(standby, primary), [])],
+        now: nowOn(axis, clock),
+        quietSince:
+          quietSinceOf([startedEpochS * 1_000, sidecar?.since ?? 0], clock.wall()) - toWallTime(axis, clock),
+        signs: { flushedLsn: view.flushedLsn, messageAgeMs, refused: seen.primary === null && seen.refused },
+        standbyStartedS: startedEpochS,
+        toWallTime: toWallTime(axis, clock),
+      };
+      const assessed = assessSeen(input, seen);
+      // the sidecar knows better how long the primary was quiet, and is about to write that down
+      const mayTell = seen.primary === null && sidecar !== null && journal.primaryLostAt === null;
+      if (assessed.certain || !mayTell || clock.boot() > patience)
+        return { ...assessed, status: inWallTime(assessed.status, input.toWallTime), sidecar };
+      await sleep(NOTED_PULSE_MS, signal);
+    }
   } catch (error) {
     return { ...unknown({ code: "cannot_tell", severity: "stop", message: describeError(error) }), sidecar };
   } finally {
@@ -70,9 +85,9 @@ function quietSinceOf(times: readonly number[], now: number): number {
   return Math.max(0, ...times.filter((time) => time <= now));
 }
 
-type Around = { standby: StandbyView; startedEpochS: number } & (
+type Around = { look: StandbyLook } & (
   | { primary: PrimaryView }
-  | { primary: null; whyNot: string }
+  | { primary: null; whyNot: string; refused: boolean }
 );
 
 async function lookAround(
@@ -81,19 +96,22 @@ async function lookAround(
   directory: DataDirectory | null,
 ): Promise<Around> {
   const known = await observeStandby(await standby.control(), directory);
-  const { startedEpochS } = known;
-  if (!known.view.inRecovery) return { standby: known.view, startedEpochS, primary: null, whyNot: "" };
+  if (!known.view.inRecovery) return { look: known, primary: null, whyNot: "", refused: false };
   try {
-    const seen = await observeBoth(standby, primary, known, directory);
-    return { standby: seen.look.view, startedEpochS, primary: seen.primary };
+    return await observeBoth(standby, primary, known, directory);
   } catch (error) {
     if (!(error instanceof PrimaryUnreachableError)) throw error;
     const look = await observeStandby(await standby.control(), directory);
-    return { standby: look.view, startedEpochS, primary: null, whyNot: describeError(error) };
+    return { look, primary: null, whyNot: describeError(error), refused: isRefusal(error) };
   }
 }
 
-/** A node that is no standby: a primary whose promotion has been finished, or has not; or that never was a standby under this journal. */
+function assessSeen(input: AssessInput, seen: Around): Assessment {
+  if (!seen.look.view.inRecovery) return promoted(input);
+  return seen.primary ? assessLive(input, seen.primary) : assessFromJournal(input, seen.whyNot);
+}
+
+/** A node that is no standby: a primary whose promotion has been finished, or has not. */
 function promoted({ journal }: AssessInput): Assessment {
   const finished = journal.phase === "primary" || !knowsStandby(journal);
   const problem: Problem = {

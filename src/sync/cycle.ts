@@ -8,7 +8,7 @@
 
 import { type Action, isFileAction } from "../domain/action.ts";
 import { NOTHING_CHOSEN, undecided } from "../domain/choice.ts";
-import { noteIntents, noteObservation, noteProblems, noteTimeline } from "../domain/journal-update.ts";
+import { noteIntents, noteObservation, noteProblems, noteStandby } from "../domain/journal-update.ts";
 import { judge } from "../domain/judge.ts";
 import { poolerProblems } from "../domain/pooler.ts";
 import { againstReadiness, anyStop } from "../domain/prerequisites.ts";
@@ -32,6 +32,7 @@ export async function runCycle(
 ): Promise<CycleResult> {
   // before the look: what ends during it may be missing in what it shows
   const atWork = sidecar.atWork();
+  const now = sidecar.now();
   sidecar.primary.lookAbout();
   const { primary, look } = await observeBoth(
     sidecar.standby,
@@ -41,11 +42,11 @@ export async function runCycle(
   );
   sidecar.lastLook = look;
   sidecar.primaryWalLsn = primary.walLsn;
+  sidecar.vouched = false;
   if (!look.view.inRecovery) return { kind: "promoted" };
   await sidecar.keepInUse(look.view);
   await learnHistory(sidecar, primary, look.view);
 
-  const now = sidecar.now();
   const memory = sidecar.memory.at(now, atWork);
   const judged = judge(primary, look.view, sidecar.journal, sidecar.selection, sidecar.policy, memory, [
     ...sidecar.primary.problems,
@@ -73,7 +74,12 @@ export async function runCycle(
   const next = judged.trusted
     ? noteIntents(noteObservation(before, seen), actions)
     : noteProblems(before, against);
-  await sidecar.record(noteTimeline(next, look.view));
+  await sidecar.record(noteStandby(next, look.view, look.startedEpochS));
+  if (judged.trusted) {
+    sidecar.alive = null;
+    sidecar.vouched = look.view.flushedLsn >= primary.walLsn;
+  }
+  sidecar.watching = true;
   if (before.primaryLostAt !== null && next.primaryLostAt === null)
     sidecar.log.info(
       `the primary answers again: nothing was seen of it for ${Math.round((now - before.primaryLostAt) / 1_000)} s`,

@@ -30,6 +30,7 @@ import { isFailoverReady } from "../domain/protection.ts";
 import type { StandbySlot } from "../domain/slot.ts";
 import { slotNamed } from "../domain/slot.ts";
 import type { OwnHistory } from "../domain/timeline.ts";
+import { unseenAtEnd } from "../domain/vouch.ts";
 import { observePromoted } from "../observe/standby.ts";
 import { describeError, isPgError, SQLSTATE } from "../pg/errors.ts";
 import { readTimelineHistory } from "../pg/server-history.ts";
@@ -52,7 +53,12 @@ export interface FinishContext {
   journal: JournalState;
   record: (journal: JournalState) => Promise<void>;
   log: Logger;
+  /** ms, on the journal's axis. */
   now: () => number;
+  /** What to add to a time of the journal's for the wall clock's. */
+  toWallTime: number;
+  /** The longest that it takes a sidecar to note that the primary is gone, ms. */
+  blindMs: number;
 }
 
 /** While a plan is carried out: the slots as they were when it was made. */
@@ -103,12 +109,14 @@ async function finishPromotion(context: FinishContext, tookBack: boolean): Promi
   const slots = reportLines(steps, errors, told, promoted);
   const finishedAt = context.now();
   const endOfWal = endOfWalOf(promoted);
-  const report: FinishReport = {
+  const unseen = journal.finish?.unseen ?? unseenAtEnd(journal, endOfWal, started, context.blindMs);
+  const done: FinishReport = {
     timeline: look.timeline,
     finishedAt,
     durationMs: finishedAt - started,
     endOfWalLsn: endOfWal === null ? null : formatLsn(endOfWal),
     historyError,
+    unseen,
     complete:
       tookBack &&
       left === 0 &&
@@ -116,6 +124,7 @@ async function finishPromotion(context: FinishContext, tookBack: boolean): Promi
       (historyError === null || slots.every(({ certain }) => certain)),
     slots,
   };
+  const report = inWallTime(done, journal, context);
   await context.record(noteFinish(journal, steps, errors, removed, report));
   return report;
 }
@@ -307,6 +316,26 @@ function reportLines(
     const line = finishedSlot(step, promoted, errorText(error));
     return isPgError(error, SQLSTATE.objectInUse) ? { ...line, outcome: "in_use" as const } : line;
   });
+}
+
+/** What a second attempt takes over from the first is in wall time already. */
+function inWallTime(
+  report: FinishReport,
+  { finish }: JournalState,
+  { toWallTime: shift }: FinishContext,
+): FinishReport {
+  const { unseen } = report;
+  const isOld = ({ name, lastSeenAt }: FinishedSlot) =>
+    finish?.slots.some((slot) => slot.name === name && slot.lastSeenAt === lastSeenAt) ?? false;
+  return {
+    ...report,
+    finishedAt: report.finishedAt + shift,
+    unseen:
+      unseen && unseen !== finish?.unseen ? { from: unseen.from + shift, to: unseen.to + shift } : unseen,
+    slots: report.slots.map((slot) =>
+      isOld(slot) ? slot : { ...slot, lastSeenAt: slot.lastSeenAt + shift },
+    ),
+  };
 }
 
 async function runSteps(steps: readonly FinishStep[], context: Carrying): Promise<Map<FinishStep, unknown>> {

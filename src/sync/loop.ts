@@ -10,13 +10,21 @@ import { assessFromJournal } from "../domain/assess.ts";
 import { describeFinish } from "../domain/finish.ts";
 import { longestNapMs } from "../domain/idle.ts";
 import type { JournalState } from "../domain/journal.ts";
-import { notePrimaryLost, noteTimeline, startOver } from "../domain/journal-update.ts";
+import {
+  noteAlive,
+  noteHalted,
+  noteNotHalted,
+  notePrimaryLost,
+  noteStandby,
+  startOver,
+} from "../domain/journal-update.ts";
 import { retreat } from "../domain/judge.ts";
 import { nextNap, retryDelay } from "../domain/nap.ts";
 import { buildStatus } from "../domain/status.ts";
+import type { Alive } from "../domain/vouch.ts";
 import { JournalWriteError } from "../journal/errors.ts";
-import { isStandby, observeStandby } from "../observe/standby.ts";
-import { ConnectError, describeError } from "../pg/errors.ts";
+import { isStandby, observeStandby, pulseOfStandby, type StandbyLook } from "../observe/standby.ts";
+import { ConnectError, describeError, isRefusal } from "../pg/errors.ts";
 import { sleep } from "../pg/sleep.ts";
 import { type CycleResult, runCycle } from "./cycle.ts";
 import { finishOnce } from "./finish.ts";
@@ -27,6 +35,7 @@ import { noteLife } from "./past.ts";
 import { PromotionWatch } from "./promotion-watch.ts";
 import type { Sidecar } from "./sidecar.ts";
 import { keepVigil, napUntil, Sign } from "./vigil.ts";
+import { watchPrimaryAlone } from "./watch-alone.ts";
 
 /** After slots were made or dropped, how they stand now is looked at and told at once. */
 const AGAIN_MS = 10;
@@ -77,7 +86,7 @@ export async function runLoop(sidecar: Sidecar): Promise<void> {
         reportProblem(sidecar, "standby_unreachable", message);
         // a standby that we restart ourselves is back soon
         const back = sidecar.restarts?.running ?? false;
-        await sleep(back ? RESTART_PULSE_MS : retryDelay(failures, Math.random()), signal);
+        await watchPrimaryAlone(sidecar, back ? RESTART_PULSE_MS : retryDelay(failures, Math.random()));
       }
     }
   } finally {
@@ -158,12 +167,9 @@ async function noteFailedCycle(sidecar: Sidecar, error: Error, lostAt: number): 
   const message = describeError(error);
   if (error instanceof PrimaryUnreachableError) {
     const known = sidecar.journal;
-    sidecar.journal = notePrimaryLost(known, sidecar.quietUntil, lostAt);
-    if (known !== sidecar.journal) {
-      sidecar.log.warn(message);
-      await recordIfPossible(sidecar, sidecar.journal);
-    }
-    await reportFromJournal(sidecar, message);
+    const lost = notePrimaryLost(known, sidecar.quietUntil, lostAt);
+    if (known !== lost) sidecar.log.warn(message);
+    await reportFromJournal(sidecar, lost, message, isRefusal(error));
     return;
   }
   sidecar.log.error(message);
@@ -171,21 +177,33 @@ async function noteFailedCycle(sidecar: Sidecar, error: Error, lostAt: number): 
 }
 
 /** What `check` says when the primary is gone, for that is when readiness is asked for most. */
-async function reportFromJournal(sidecar: Sidecar, whyNot: string): Promise<void> {
+async function reportFromJournal(
+  sidecar: Sidecar,
+  lost: JournalState,
+  whyNot: string,
+  refused: boolean,
+): Promise<void> {
   const { options, selection, policy } = sidecar;
+  const known = sidecar.journal;
+  // whatever becomes of the look: it was lost then
+  sidecar.journal = lost;
   const look = await sidecar.look();
   // it may follow another primary by now: the next cycle asks the one that it names
   sidecar.lastLook = look;
-  const { view } = look;
-  const seen = noteTimeline(sidecar.journal, view);
-  if (seen !== sidecar.journal) await recordIfPossible(sidecar, seen);
+  const { view, messageAgeMs } = look;
+  const signs = { flushedLsn: view.flushedLsn, messageAgeMs, refused };
+  sidecar.hear(signs);
+  const heard = noteAlive(lost, sidecar.watching ? sidecar.alive : unwatched(sidecar, look));
+  const seen = noteStandby(heard, view, look.startedEpochS);
+  sidecar.watching = true;
+  if (seen !== known) await recordIfPossible(sidecar, seen);
   const { journal } = sidecar;
   // promoted in the meantime: the nap sees it
   if (!view.inRecovery) return;
   await sidecar.keepInUse(view);
   // I11: whoever restarts the standby now does not wait for the primary
   await sidecar.act(retreat(view, journal, sidecar.atWork()));
-  const { nap, timeouts, now } = options;
+  const { nap, timeouts } = options;
   const facts = {
     selection,
     policy,
@@ -194,19 +212,34 @@ async function reportFromJournal(sidecar: Sidecar, whyNot: string): Promise<void
     quietSince: 0,
     quietMs: quietMs({ nap, timeouts }),
     blindMs: blindMs({ timeouts }),
+    signs,
+    standbyStartedS: look.startedEpochS,
+    toWallTime: sidecar.toWallTime,
   };
-  options.onStatus(assessFromJournal({ ...facts, journal, standby: view, now: now() }, whyNot).status);
+  const now = sidecar.now();
+  sidecar.tell(assessFromJournal({ ...facts, journal, standby: view, now }, whyNot).status);
+}
+
+/**
+ * A sidecar that has just begun, beside a standby that has been started since its predecessor looked: while neither was there, no WAL of a
+ * living primary could show (I15).
+ */
+function unwatched(sidecar: Sidecar, { startedEpochS }: StandbyLook): Alive | null {
+  const { alive } = sidecar;
+  const { standbyStartedS } = sidecar.journal;
+  if (standbyStartedS === null || standbyStartedS === startedEpochS) return alive;
+  return { at: sidecar.now(), lsn: alive?.lsn ?? null, how: "unwatched" };
 }
 
 function reportProblem(sidecar: Sidecar, code: string, message: string): void {
-  sidecar.options.onStatus(buildStatus(sidecar.journal, null, [{ code, severity: "stop", message }], "live"));
+  sidecar.tell(buildStatus(sidecar.journal, null, [{ code, severity: "stop", message }], "live"));
 }
 
 /** After a sign: waits for the end of recovery. False when the standby went on streaming: it was a false alarm. */
 async function promotionSeen(sidecar: Sidecar, sign: Sign): Promise<boolean> {
   const { signal } = sidecar.options;
   sidecar.log.info("a promotion of this standby has been asked for: syncing halts");
-  sidecar.journal = { ...sidecar.journal, phase: "promoting" };
+  sidecar.journal = noteAlive(noteHalted(sidecar.journal, sidecar.quietUntil, sidecar.now()), sidecar.alive);
   reportProblem(sidecar, "promoting", "this standby is being promoted");
   const control = await sidecar.standby.control();
   await sidecar.applier.halt(control);
@@ -214,7 +247,13 @@ async function promotionSeen(sidecar: Sidecar, sign: Sign): Promise<boolean> {
   const since = sidecar.now();
   let usedAt = since;
   while (!signal.aborted) {
-    if (!(await isStandby(control))) return true;
+    const pulse = await pulseOfStandby(control);
+    if (!pulse.inRecovery) {
+      sidecar.journal = noteAlive(sidecar.journal, sidecar.alive);
+      return true;
+    }
+    // until the walreceiver has ended WAL may come
+    sidecar.hear({ ...pulse, refused: false });
     // much WAL may be left to replay
     if (sidecar.now() - usedAt >= longestNapMs(sidecar.lastLook.view)) {
       usedAt = sidecar.now();
@@ -226,7 +265,7 @@ async function promotionSeen(sidecar: Sidecar, sign: Sign): Promise<boolean> {
   if (signal.aborted) return false;
   sidecar.log.info("the promotion did not come about: syncing goes on");
   sign.given = false;
-  sidecar.journal = { ...sidecar.journal, phase: "standby" };
+  sidecar.journal = noteNotHalted(sidecar.journal);
   await sidecar.resetApplier();
   return false;
 }
@@ -254,7 +293,9 @@ async function finish(sidecar: Sidecar): Promise<void> {
     journal: sidecar.journal,
     record: (journal) => recordIfPossible(sidecar, journal),
     log: sidecar.log,
-    now: options.now,
+    now: () => sidecar.now(),
+    toWallTime: sidecar.toWallTime,
+    blindMs: blindMs(options),
   });
   if (report === null || report === before) return;
   const log = report.complete ? sidecar.log.info : sidecar.log.error;
@@ -267,7 +308,7 @@ async function liveAsPrimary(sidecar: Sidecar): Promise<void> {
   for (let failures = 0; !signal.aborted; ) {
     await finish(sidecar);
     await noteLife(sidecar);
-    sidecar.options.onStatus(buildStatus(sidecar.journal, null, [], "live"));
+    sidecar.tell(buildStatus(sidecar.journal, null, [], "live"));
     const incomplete = sidecar.journal.finish?.complete === false;
     failures = incomplete ? failures + 1 : 0;
     const until =

@@ -14,6 +14,7 @@ import { readSettings } from "../datadir/settings.ts";
 import { listSlotFolders } from "../datadir/slot-folders.ts";
 import { describeAction, type FileAction, isFileAction } from "../domain/action.ts";
 import type { Selection } from "../domain/choice.ts";
+import { type Clock, nowOn, onThisBoot } from "../domain/clock.ts";
 import type { JournalState, Staged } from "../domain/journal.ts";
 import {
   noteDone,
@@ -47,7 +48,7 @@ export interface OfflineOptions {
   selection: Selection;
   policy: Policy;
   log: Logger;
-  now: () => number;
+  clock: Clock;
 }
 
 export interface OfflineResult {
@@ -72,7 +73,9 @@ export async function primaryConninfoIn(directory: string): Promise<string | nul
 
 /** Stages all that the next start should load. Throws OfflineError, DataDirectoryError, and what a session throws. */
 export async function stageOffline(options: OfflineOptions, dryRun: boolean): Promise<OfflineResult> {
-  const { directory, primary, log, now } = options;
+  const { directory, primary, log, clock } = options;
+  const { journal: known, axis } = onThisBoot(options.journal.state, clock);
+  const now = () => nowOn(axis, clock);
   const session = await primary.session(options.primaryConninfo);
   const settings = await readSettings(directory, (await readIdentity(directory)).major);
   const seen = await observePrimary(session, settings.get("primary_slot_name") ?? "");
@@ -84,7 +87,6 @@ export async function stageOffline(options: OfflineOptions, dryRun: boolean): Pr
   });
   const atOnce = { ...memory, stageAll: true };
   // promoted and demoted since: what it knew of its slots is not true any more
-  const known = options.journal.state;
   let journal = known.phase === "primary" ? startOver(known) : known;
   const judged = judge(seen, view, journal, options.selection, options.policy, atOnce);
   if (!judged.trusted) throw new OfflineError(judged.problems.map(({ message }) => message).join("; "));

@@ -53,7 +53,7 @@ export class RestartKeeper {
       staged,
       last,
       window: window?.open ?? null,
-      now: sidecar.now(),
+      now: sidecar.options.clock.wall(),
       inRecovery: sidecar.lastLook.view.inRecovery,
       promoting: sidecar.journal.phase !== "standby",
       busy,
@@ -80,7 +80,7 @@ export class RestartKeeper {
       const control = await sidecar.standby.control();
       if (sidecar.journal.phase !== "standby" || !(await isStandby(control))) return;
       const record: RestartRecord = {
-        at: sidecar.now(),
+        at: sidecar.options.clock.wall(),
         names,
         outcome: "running",
         detail: null,
@@ -90,7 +90,7 @@ export class RestartKeeper {
       };
       const before = sidecar.journal.restart;
       const noteFailed = async (outcome: "failed" | "not_started", detail: string) => {
-        const failed = failedRestart(record, outcome, detail, before, sidecar.now());
+        const failed = failedRestart(record, outcome, detail, before, sidecar.options.clock.wall());
         await sidecar.record({ ...sidecar.journal, restart: failed });
         const again = new Date(failed.retryAt ?? 0).toISOString();
         sidecar.log.error(`the restart command failed: ${detail}. It is not tried again before ${again}`);

@@ -9,6 +9,7 @@ import { touchSlots } from "../apply/touch.ts";
 import { type Action, describeAction } from "../domain/action.ts";
 import { assertNever } from "../domain/assert-never.ts";
 import type { Selection } from "../domain/choice.ts";
+import { type Clock, nowOn, onThisBoot, type TimeAxis, toWallTime } from "../domain/clock.ts";
 import { dueForUse } from "../domain/idle.ts";
 import type { JournalState } from "../domain/journal.ts";
 import {
@@ -35,7 +36,8 @@ import {
 } from "../domain/plan-guard.ts";
 import { SERVER_SYNC_KEY } from "../domain/plan-served.ts";
 import { stillNeeded } from "../domain/plan-stage.ts";
-import { type Status, summarise } from "../domain/status.ts";
+import { inWallTime, type Status, summarise } from "../domain/status.ts";
+import { type Alive, latestAlive, type SignsOfLife } from "../domain/vouch.ts";
 import type { Journal } from "../journal/store.ts";
 import { type DataDirectory, directoryOf } from "../observe/files.ts";
 import { observeStandby, type StandbyLook } from "../observe/standby.ts";
@@ -64,8 +66,7 @@ export interface SidecarOptions {
   applicationName: string;
   journal: Journal;
   log: Logger;
-  /** ms since the epoch. */
-  now: () => number;
+  clock: Clock;
   signal: AbortSignal;
   onStatus: (status: Status) => void;
 }
@@ -80,14 +81,21 @@ export class Sidecar {
   readonly primary: PrimaryLink;
   readonly directory: DataDirectory | null;
   readonly restarts: RestartKeeper | null;
+  readonly #axis: TimeAxis;
   readonly #pins: PinKeeper;
   readonly #snapshots: SnapshotStore;
   applier: Applier;
   journal: JournalState;
-  /** The primary's WAL position when it was last observed. */
+  /** The primary's WAL position when it was last asked for everything. */
   primaryWalLsn: Lsn | null = null;
+  /** Whether what it said then was recorded, and this standby had all the WAL it spoke of: only then does silence since vouch for it. */
+  vouched = false;
   /** Until when it was seen to have written nothing since; ms. */
   quietUntil = 0;
+  /** The latest sign of its life that the standby has shown to this process. */
+  alive: Alive | null = null;
+  /** False until this process has looked at the standby beside the primary, or in vain for the primary. */
+  watching = false;
   /** Counts the cycles of this process. */
   cycles = 0;
   #lastLook: StandbyLook | null = null;
@@ -99,7 +107,9 @@ export class Sidecar {
     this.log = options.log;
     this.selection = options.selection;
     this.policy = options.policy;
-    this.journal = options.journal.state;
+    const { journal, axis } = onThisBoot(options.journal.state, options.clock);
+    this.journal = journal;
+    this.#axis = axis;
     this.memory = new CycleMemory(options.policy.duty);
     this.memory.recall(
       [...this.journal.slots.values()].flatMap((record) => {
@@ -117,7 +127,7 @@ export class Sidecar {
     this.primary = new PrimaryLink(options.primary, options.standbyConn.database ?? "postgres", link);
     this.restarts = options.restart && new RestartKeeper(options.restart);
     this.directory = directoryOf(options.dataDirectory);
-    this.#pins = new PinKeeper(this.#openPrimary, this.journal.instanceId, options.now());
+    this.#pins = new PinKeeper(this.#openPrimary, this.journal.instanceId, this.now());
     this.#snapshots = new SnapshotStore(options.stateDirectory);
     this.applier = this.#newApplier();
   }
@@ -204,8 +214,24 @@ export class Sidecar {
       this.log.warn({ slot }, `it could not be kept from being given up as idle: ${describeError(error)}`);
   }
 
+  /** ms, on the journal's axis. */
   now(): number {
-    return this.options.now();
+    return nowOn(this.#axis, this.options.clock);
+  }
+
+  /** What to add to a time of {@link now} for the wall clock's. */
+  get toWallTime(): number {
+    return toWallTime(this.#axis, this.options.clock);
+  }
+
+  /** Tells how things stand, in wall time. */
+  tell(status: Status): void {
+    this.options.onStatus(inWallTime(status, this.toWallTime));
+  }
+
+  /** Takes note of what the standby, or the primary's answer, shows of the primary's life since the last look. */
+  hear(signs: SignsOfLife): void {
+    this.alive = latestAlive({ ...this.journal, alive: this.alive ?? this.journal.alive }, signs, this.now());
   }
 
   /** The last look at the standby; there is one before the first cycle. */
@@ -252,7 +278,7 @@ export class Sidecar {
   /** Says how things stand: to whoever asks, and in one sentence to the log, loudly only when it changes. */
   report(status: Status): void {
     this.cycles += 1;
-    this.options.onStatus(status);
+    this.tell(status);
     const told = status.problems.map((problem) => problem.message).join("; ");
     const standing = `${summarise(status.slots)}${status.ready ? "" : ", not ready"}`;
     const news = [standing, ...status.problems.map(({ gist, message }) => gist ?? message)].join("; ");

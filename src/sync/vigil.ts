@@ -3,8 +3,10 @@
  * flows, a slot that is made is seen soon however long nothing has happened to the slots; where none does, no subscriber can have
  * confirmed anything new, and what was observed last still holds.
  */
+
+import { unseenUntil } from "../domain/vouch.ts";
 import { primaryWalPosition } from "../observe/primary.ts";
-import { isStandby } from "../observe/standby.ts";
+import { pulseOfStandby } from "../observe/standby.ts";
 import { sleep } from "../pg/sleep.ts";
 import type { Sidecar } from "./sidecar.ts";
 
@@ -38,13 +40,23 @@ export async function keepVigil(sidecar: Sidecar, sign: Sign, over: AbortSignal)
     if (sign.given) return null;
     if (over.aborted) break;
     // what is wrong with the standby is for the cycle itself to find
-    const standby = await sidecar.standby
-      .control()
-      .then(isStandby)
-      .catch(() => true);
+    const standby = await askStandby(sidecar).catch(() => true);
     if (!standby) return null;
   }
   return new Promise<null>(() => {});
+}
+
+/** Whether the standby still is one; what it has heard of the primary is noted on the way. Throws what its session throws. */
+async function askStandby(sidecar: Sidecar): Promise<boolean> {
+  const pulse = await pulseOfStandby(await sidecar.standby.control());
+  if (pulse.inRecovery) sidecar.hear({ ...pulse, refused: false });
+  return pulse.inRecovery;
+}
+
+/** True when the primary that cannot be asked has shown just now that it goes on: what was seen last does not count any more. */
+function livesOn({ journal, alive }: Sidecar): boolean {
+  if (journal.primaryLostAt === null || unseenUntil(journal, journal.alive) !== null) return false;
+  return unseenUntil(journal, alive) !== null;
 }
 
 /** Naps; ends early at a sign of promotion, and at news from the primary. Throws when the standby is lost. */
@@ -71,7 +83,8 @@ export async function napUntil(
       if (napMs <= PULSE_MS) continue;
       primary.ask();
       if (sidecar.primary.lookAbout()) return "news";
-      if (!(await isStandby(await sidecar.standby.control()))) return "promotion";
+      if (!(await askStandby(sidecar))) return "promotion";
+      if (livesOn(sidecar)) return "news";
     }
     return "slept";
   } finally {
@@ -108,13 +121,13 @@ class PrimaryPulse {
     const askedAt = this.#sidecar.now();
     primaryWalPosition(session)
       .then(
-        (position) => position === this.#sidecar.primaryWalLsn,
+        (position) => position !== null && position === this.#sidecar.primaryWalLsn,
         () => false,
       )
       .then((quiet) => {
         this.#asking = false;
-        if (quiet) this.#sidecar.quietUntil = askedAt;
-        else this.#tell();
+        if (!quiet) this.#tell();
+        else if (this.#sidecar.vouched) this.#sidecar.quietUntil = askedAt;
       });
   }
 

@@ -8,6 +8,7 @@ import type { RestartOptions } from "../../src/sync/restart.ts";
 import { startCluster } from "../support/cluster-fixture.ts";
 import { createLogicalSlot } from "../support/consumer.ts";
 import { cyclesLater } from "../support/file-way.ts";
+import { SetClock } from "../support/set-clock.ts";
 import { startSidecar } from "../support/sidecar.ts";
 import { eventually } from "../support/wait.ts";
 
@@ -86,12 +87,12 @@ describe("restart.mode immediate", () => {
     await createLogicalSlot(primary, "app");
     let mended = false;
     const restart = await restarter(() => (mended ? standby.restart() : Promise.reject(new Error("no"))));
-    let ahead = 0;
+    const clock = new SetClock();
     const sidecar = await startSidecar(standby, {
       nap,
       policy: file,
       restart: options(restart.command),
-      now: () => Date.now() + ahead,
+      clock,
     });
     const failed = async (failures: number) =>
       sidecar.until(`failure ${failures}`, ({ restart: status }) => status?.last?.failures === failures);
@@ -103,10 +104,10 @@ describe("restart.mode immediate", () => {
     expect(last).toMatchObject({ outcome: "failed", detail: "it ended with exit code 1" });
     expect((last?.retryAt ?? 0) - (last?.at ?? 0)).toBeGreaterThanOrEqual(60_000);
     expect(sidecar.status?.slots[0]).toMatchObject({ reason: "restart_pending" });
-    ahead = 61_000;
+    clock.sleep(61_000);
     await failed(2);
     mended = true;
-    ahead += 121_000;
+    clock.sleep(121_000);
     await sidecar.untilSlot("app", "synced");
     expect(restart.calls).toBe(3);
     await sidecar.until("it to be done", ({ restart: status }) => status?.last?.outcome === "done");

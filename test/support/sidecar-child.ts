@@ -7,6 +7,7 @@ import pg from "pg";
 import pino from "pino";
 import type { JournalState } from "../../src/domain/journal.ts";
 import { openJournal } from "../../src/journal/store.ts";
+import { systemClock } from "../../src/observe/clock.ts";
 import { parseConnInfo } from "../../src/pg/conninfo.ts";
 import { runLoop } from "../../src/sync/loop.ts";
 import { Sidecar } from "../../src/sync/sidecar.ts";
@@ -105,7 +106,7 @@ const sidecar = new Sidecar({
   finishConnections: 1,
   applicationName: `pg-slotsync test ${process.pid}`,
   log: pino(pino.destination(2)),
-  now: Date.now,
+  clock: systemClock(),
   standbyConn: parseConnInfo(dsn),
   dataDirectory,
   journal: {

@@ -8,6 +8,7 @@ import { afterPredecessor } from "../../src/cli/predecessor.ts";
 import type { Selection } from "../../src/domain/choice.ts";
 import type { Status } from "../../src/domain/status.ts";
 import { openJournal } from "../../src/journal/store.ts";
+import { systemClock } from "../../src/observe/clock.ts";
 import { type ConnInfo, parseConnInfo } from "../../src/pg/conninfo.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import { runLoop } from "../../src/sync/loop.ts";
@@ -83,7 +84,7 @@ export async function startSidecar(
     finishConnections: 4,
     applicationName: `pg-slotsync test ${process.pid}`,
     log: pino({ level: "debug" }, { write: (line: string) => log.push(line.trim()) }),
-    now: Date.now,
+    clock: systemClock(),
     ...rest,
     standbyConn: parseConnInfo(dsn),
     journal,

@@ -115,6 +115,7 @@ const finish = fc.record(
     timeline: orNull(oid),
     endOfWalLsn: orNull(lsnText),
     historyError: orNull(text),
+    unseen: orNull(fc.record({ from: time, to: time }, { noNullPrototype: true })),
     complete: fc.boolean(),
     slots: fc.array(
       fc.record(
@@ -184,6 +185,21 @@ const journal: fc.Arbitrary<JournalState> = fc.record(
     feedbackSession: orNull(text),
     feedbackWalsender: orNull(fc.nat()),
     quietUntil: time,
+    quietLsn: orNull(lsn),
+    haltedAt: orNull(time),
+    alive: orNull(
+      fc.record(
+        {
+          at: time,
+          lsn: orNull(lsn),
+          how: fc.constantFrom("wal", "message", "refusal", "looked", "unwatched"),
+        },
+        { noNullPrototype: true },
+      ),
+    ),
+    relayed: fc.boolean(),
+    standbyStartedS: orNull(time),
+    clock: orNull(fc.record({ bootId: text, bootedAt: time }, { noNullPrototype: true })),
     primaryLostAt: orNull(time),
     life: orNull(
       fc.record(

@@ -17,7 +17,12 @@ function namesLeft(outcome: RestartRecord["outcome"], proof = PROVEN, staged: st
     window: null,
   };
   const journal = journalOf([record("x", "owned", 500, { proof })], { restart });
-  const sidecar = { now: () => NOW, journal, lastLook: { view: { inRecovery: true } } };
+  const sidecar = {
+    now: () => NOW,
+    options: { clock: { wall: () => NOW } },
+    journal,
+    lastLook: { view: { inRecovery: true } },
+  };
   const options = { policy: { mode: "never" as const }, window: null, command: [], timeoutMs: 1_000 };
   new RestartKeeper(options).consider(sidecar as unknown as Sidecar, staged, false);
   return sidecar.journal.restart?.names ?? [];

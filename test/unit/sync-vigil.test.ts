@@ -4,7 +4,11 @@ import type { Sidecar } from "../../src/sync/sidecar.ts";
 import { napUntil, Sign } from "../../src/sync/vigil.ts";
 
 /** Answers every short question as an idle cluster does. */
-const idle = { script: async () => [[{ in_recovery: true, wal_lsn: "0/100" }]] };
+const idle = {
+  script: async () => [
+    [{ in_recovery: true, wal_lsn: "0/100", replay_lsn: null, receive_lsn: null, message_age_ms: null }],
+  ],
+};
 
 function sidecarWith(primary: { current: object | null }): Sidecar {
   const sidecar = {
@@ -13,6 +17,9 @@ function sidecarWith(primary: { current: object | null }): Sidecar {
     standby: { control: async () => idle },
     primaryWalLsn: 0x100n,
     quietUntil: 0,
+    vouched: true,
+    journal: { primaryLostAt: null },
+    hear: () => {},
     now: () => Date.now(),
   };
   return sidecar as unknown as Sidecar;

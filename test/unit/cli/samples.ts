@@ -57,6 +57,7 @@ export function aFinish(more: Partial<FinishReport> = {}): FinishReport {
     endOfWalLsn: "0/8000",
     historyError: null,
     timeline: 2,
+    unseen: null,
     complete: true,
     slots: [
       {

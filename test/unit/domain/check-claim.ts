@@ -28,6 +28,9 @@ export function saysReady({ journal, standby, primary, excluded, policy, now }: 
     quietSince: 0,
     blindMs: Number.MAX_SAFE_INTEGER,
     primaryProblems: [],
+    signs: { flushedLsn: standby.flushedLsn, messageAgeMs: null, refused: false },
+    standbyStartedS: 0,
+    toWallTime: 0,
   };
   const assessed = primary ? assessLive(input, primary) : assessFromJournal(input, "it does not answer");
   const ready = answer(assessed).code === 0;

@@ -233,10 +233,15 @@ test("the gap report names what the subscriber has and this node lacks (I1)", ()
     endOfWalLsn: "0/3E8",
     timeline: 2,
     historyError: null,
+    unseen: null,
     complete: true,
     slots: [line],
   };
   expect(describeFinish(report)).toContain("x (500 bytes of WAL)");
+  expect(describeFinish(report)).not.toContain("NOBODY LOOKED");
+  expect(describeFinish({ ...report, unseen: { from: 5_000, to: 20_000 } })).toContain(
+    "NOBODY LOOKED at the old primary from 1970-01-01T00:00:05.000Z to 1970-01-01T00:00:20.000Z",
+  );
   expect(finishedSlot(step, { journal: journalOf(), own: leftAt(1_000) }, "it broke")).toMatchObject({
     outcome: "failed",
     positionLsn: null,

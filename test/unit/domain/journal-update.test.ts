@@ -6,7 +6,7 @@ import {
   noteFailure,
   noteIntents,
   noteObservation,
-  noteTimeline,
+  noteStandby,
 } from "../../../src/domain/journal-update.ts";
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
 import {
@@ -256,8 +256,8 @@ test("nothing that is noted changes the journal it is noted in", () => {
 });
 
 test("the timeline that the standby received is remembered while it does not stream (I1)", () => {
-  const seen = noteTimeline(journalOf(), { receivedTimeline: 3 });
+  const seen = noteStandby(journalOf(), { receivedTimeline: 3 }, 1);
   expect(seen.standbyTimeline).toBe(3);
-  expect(noteTimeline(seen, { receivedTimeline: null })).toBe(seen);
-  expect(noteTimeline(seen, { receivedTimeline: 2 }).standbyTimeline).toBe(2);
+  expect(noteStandby(seen, { receivedTimeline: null }, 1)).toBe(seen);
+  expect(noteStandby(seen, { receivedTimeline: 2 }, 1).standbyTimeline).toBe(2);
 });

@@ -74,13 +74,6 @@ const CASES: Case[] = [
     names: /state_directory/,
   },
   {
-    claim: "8 a clock that went back",
-    journal: { observedAt: NOW + 120_000 },
-    code: "clock_went_back",
-    severity: "warning",
-    names: /clock/,
-  },
-  {
     claim: "9 no free slot",
     standby: { maxReplicationSlots: 2, usedSlots: 1 },
     code: "too_many_slots",
@@ -244,7 +237,7 @@ test.each(AUDIT)("$claim: told with its remedy, from 17 on", ({ code, names, fai
 const problemsOf = ({ primary, standby, journal }: Pick<Case, "primary" | "standby" | "journal">) => {
   const here = standbyView([slot("x", 1)], standby);
   return [
-    ...standbyProblems(here, journalOf([], journal), NOW),
+    ...standbyProblems(here, journalOf([], journal)),
     ...primaryProblems(primaryView([], primary), here, journalOf([], journal)),
   ];
 };
