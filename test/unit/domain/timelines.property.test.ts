@@ -12,7 +12,7 @@ import {
   noteDone,
   noteIntents,
   noteObservation,
-  noteTimeline,
+  noteStandby,
   startOver,
 } from "../../../src/domain/journal-update.ts";
 import type { Lsn } from "../../../src/domain/lsn.ts";
@@ -180,7 +180,7 @@ class Nodes {
       streaming,
       receivedTimeline: streaming ? node.timeline : null,
     });
-    node.journal = noteTimeline(node.journal, standby);
+    node.journal = noteStandby(node.journal, standby, 0);
     if (!there?.alive || !there.primary) return;
     const chosen = [...there.slots.values()].filter(({ name }) => name === "x");
     const follows = streaming && node.follows === asked;
