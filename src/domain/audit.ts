@@ -2,7 +2,7 @@
 import { syncsByServer } from "./capability.ts";
 import type { PrimaryView, StandbyView } from "./observation.ts";
 import type { Memory } from "./plan.ts";
-import { SERVER_SYNC_KEY } from "./plan-served.ts";
+import { leftToSync, SERVER_SYNC_KEY } from "./plan-served.ts";
 import type { Problem } from "./prerequisites.ts";
 import type { PrimarySlot } from "./slot.ts";
 
@@ -26,7 +26,9 @@ export function auditServerSync(
       ),
     );
   const failure = backoff.get(SERVER_SYNC_KEY);
-  if (failure && flagged && !standby.syncsSlots)
+  const { behind, stale: gone } = leftToSync(primary, standby, chosen);
+  // with nothing left to sync it is not tried again, and an old failure would be told for ever
+  if (failure && !standby.syncsSlots && behind.length + gone.length > 0)
     problems.push(
       warning(
         "server_sync_failed",

@@ -9,7 +9,7 @@ import { doubtsOf, notFlushed, pluginUnproven } from "./doubts.ts";
 import { PROVEN, UNPROVISIONED } from "./journal.ts";
 import { formatLsn, isAhead, type Lsn } from "./lsn.ts";
 import { isValidSlotName } from "./names.ts";
-import type { StandbyView } from "./observation.ts";
+import type { PrimaryView, StandbyView } from "./observation.ts";
 import { isOurs, isServed, whyUnsafe } from "./ownership.ts";
 import type { Memory, PlanInput } from "./plan.ts";
 import { type DatabaseState, type Headroom, mayTry, take } from "./plan-guard.ts";
@@ -178,6 +178,22 @@ export const SERVER_SYNC_KEY = "server:sync";
 const CALL_EVERY_MS = 1_000;
 const LONGEST_NAP_MS = 30_000;
 
+/** What the server's slot sync has to do: bring these slots on, drop those of its own that the primary does not have, or not flagged, any more. */
+export function leftToSync(
+  primary: PrimaryView,
+  standby: StandbyView,
+  chosen: readonly PrimarySlot[],
+): { behind: PrimarySlot[]; stale: StandbySlot[] } {
+  const flagged = new Set(primary.slots.filter(({ failover }) => failover).map(({ name }) => name));
+  const wanted = new Set(chosen.filter(({ name }) => flagged.has(name)).map(({ name }) => name));
+  return {
+    behind: primary.slots.filter(
+      (slot) => wanted.has(slot.name) && !isLevel(slot, slotNamed(standby.slots, slot.name)),
+    ),
+    stale: standby.slots.filter(({ name, synced }) => synced && !flagged.has(name)),
+  };
+}
+
 /** One pass of the server's slot sync, where its own worker is off and something is left to sync. */
 export function planServerSync({ primary, standby, memory, chosen }: PlanInput): Action[] {
   const [database] = standby.databases;
@@ -185,16 +201,10 @@ export function planServerSync({ primary, standby, memory, chosen }: PlanInput):
   const cascaded = (primary.upstream ?? null) !== null;
   if (cascaded || !drivenFromHere(standby) || database === undefined || !mayTry(SERVER_SYNC_KEY, memory))
     return [];
-  const wanted = primary.slots.filter(
-    (slot) => slot.failover && chosen.some(({ name }) => name === slot.name),
-  );
+  const left = leftToSync(primary, standby, chosen);
+  const behind = left.behind.filter((slot) => canSync(slot, standby));
+  if (left.stale.length + behind.length === 0) return [];
   const here = standby.slots.filter(({ synced }) => synced);
-  const flagged = new Set(primary.slots.filter(({ failover }) => failover).map(({ name }) => name));
-  const stale = here.filter(({ name }) => !flagged.has(name));
-  const behind = wanted.filter(
-    (slot) => canSync(slot, standby) && !isLevel(slot, slotNamed(standby.slots, slot.name)),
-  );
-  if (stale.length + behind.length === 0) return [];
   const state = [...behind, ...here].map(positionsOf).join(" ");
   if (!isDue(state, memory)) return [];
   return [{ kind: "sync_slots", database: database.name, databaseOid: database.oid, state }];

@@ -304,3 +304,15 @@ test.each<[string, Partial<PrimaryView>, Partial<JournalState>, Problem["code"] 
     else expect(answer).toMatch(why);
   },
 );
+
+test("a failed call of the server's sync is told as long as something is left to sync, and not for ever (I9)", () => {
+  const failure = { reason: "statement_failed", detail: "x", failures: 1, retryAt: 0 } as const;
+  const flagged = slot("x", 500, { failover: true });
+  const told = (here: ReturnType<typeof slot>[]) =>
+    auditServerSync(primaryView([flagged]), standbyView(here, { serverVersionNum: 180_004 }), [flagged], {
+      backoff: new Map([["server:sync", failure]]),
+    }).map(({ code }) => code);
+  expect(told([])).toEqual(["server_sync_failed"]);
+  expect(told([slot("x", 400, { failover: true, synced: true })])).toEqual(["server_sync_failed"]);
+  expect(told([slot("x", 500, { failover: true, synced: true })])).toEqual([]);
+});
