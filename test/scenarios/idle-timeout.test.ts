@@ -6,7 +6,7 @@ import { createLogicalSlot } from "../support/consumer.ts";
 import { describeEach, usedOf } from "../support/majors.ts";
 import { createFailoverSlot } from "../support/server-sync.ts";
 import { startSidecar } from "../support/sidecar.ts";
-import { confirm } from "../support/slots.ts";
+import { confirm, slotsOf } from "../support/slots.ts";
 import { failOver, hasGuard, keptStreams, promisedStreams } from "../support/steps.ts";
 import { eventually } from "../support/wait.ts";
 import { waitForReplay } from "../support/wal.ts";
@@ -47,6 +47,29 @@ describeEach([18], usedOf([18]), (major) => {
     await standby.query("checkpoint");
     expect(await givenUp(standby), JSON.stringify(finish)).toEqual([]);
     expect(await keptStreams(standby, promised.keys())).toEqual(promised);
+  });
+
+  test("a hold is used in time too: a checkpoint would end the session that has it (I18)", async () => {
+    const { primary, standby } = await startCluster({
+      major,
+      standbySettings: { idle_replication_slot_timeout: `${TIMEOUT_S}s` },
+    });
+    await primary.query("create table t (id int)");
+    await createLogicalSlot(primary, "older_than_the_guard");
+    await primary.query("insert into t values (1)");
+    const sidecar = await startSidecar(standby);
+    const holds = async () =>
+      [...(await slotsOf(standby)).values()].filter(({ name }) => name.startsWith("slotsync_hold"));
+    await eventually(async () => (await holds()).length === 1, { what: "the hold" });
+    const [before] = await standby.query(
+      "select pid from pg_catalog.pg_stat_activity where application_name like '% hold'",
+    );
+    await pass(standby, TIMEOUT_S + 1);
+    await restartpoint(primary, standby);
+    expect(await givenUp(standby), JSON.stringify(sidecar.log.slice(-20))).toEqual([]);
+    expect(
+      await standby.query("select pid from pg_catalog.pg_stat_activity where application_name like '% hold'"),
+    ).toEqual([before]);
   });
 });
 
