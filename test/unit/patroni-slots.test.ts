@@ -5,7 +5,7 @@ import path from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { readPatroniSlots } from "../../src/datadir/patroni.ts";
 import { standbyProblems } from "../../src/domain/prerequisites.ts";
-import { journalOf, NOW, standbyView } from "./domain/build.ts";
+import { journalOf, standbyView } from "./domain/build.ts";
 
 async function told(content: string): Promise<string[] | null> {
   const directory = mkdtempSync(path.join(tmpdir(), "slotsync-patroni-"));
@@ -14,7 +14,7 @@ async function told(content: string): Promise<string[] | null> {
   const patroni = await readPatroniSlots(directory);
   if (patroni === null) return null;
   const files = { problem: null, folders: [], folderCount: 0, maxReplicationSlots: 10, patroni };
-  return standbyProblems(standbyView([], { files }), journalOf(), NOW)
+  return standbyProblems(standbyView([], { files }), journalOf())
     .map(({ code }) => code)
     .filter((code) => code.startsWith("patroni_"));
 }
