@@ -8,12 +8,13 @@ import { type Lsn, parseLsn } from "../../src/domain/lsn.ts";
 import type { Status } from "../../src/domain/status.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import { startCluster } from "../support/cluster-fixture.ts";
-import { createLogicalSlot } from "../support/consumer.ts";
+import { createLogicalSlot, repoint, subscribe, waitSubscribed } from "../support/consumer.ts";
 import { slotIn } from "../support/file-way.ts";
 import { describeEach, testedMajors } from "../support/majors.ts";
 import { startSidecar, type TestSidecar } from "../support/sidecar.ts";
 import { confirm, peek, positionOf } from "../support/slots.ts";
-import { followInstead, hostsOf, syncSlots, untilFinished, untilStaged } from "../support/steps.ts";
+import { followInstead, hasGuard, hostsOf, syncSlots, untilFinished, untilStaged } from "../support/steps.ts";
+import { eventually } from "../support/wait.ts";
 import { waitForReplay, writeWal } from "../support/wal.ts";
 
 const SOON = { minMs: 100, maxMs: 500 };
@@ -68,15 +69,18 @@ async function insert(server: PgServer, from: number, count: number): Promise<vo
   for (let id = from; id < from + count; id++) await server.query("insert into t values ($1)", [id]);
 }
 
+async function walPosition(server: PgServer): Promise<Lsn> {
+  const [row] = await server.query<{ lsn: string }>("select pg_catalog.pg_current_wal_lsn()::text as lsn");
+  return parseLsn(row?.lsn ?? "");
+}
+
 /** Writes rows past that position, with some of them before it. */
 async function overtake(server: PgServer, position: Lsn): Promise<void> {
-  const now = async () => {
-    const [row] = await server.query<{ lsn: string }>("select pg_catalog.pg_current_wal_lsn()::text as lsn");
-    return parseLsn(row?.lsn ?? "");
-  };
   await insert(server, 1_000, 40);
-  expect(await now(), "the rows begin before where the subscriber stood").toBeLessThan(position);
-  await writeWal(server, Number(position - (await now())) + 1_000);
+  expect(await walPosition(server), "the rows begin before where the subscriber stood").toBeLessThan(
+    position,
+  );
+  await writeWal(server, Number(position - (await walPosition(server))) + 1_000);
   await insert(server, 2_000, 10);
 }
 
@@ -184,4 +188,99 @@ describeEach(used, used, (major) => {
     await expectAllSent(b, "kept");
     expectNamed(finish, "kept", position);
   });
+
+  test("the statements of the gap report put a native subscription back to where it misses nothing, and leave one of the same name in another database alone (I14)", async () => {
+    const cluster = await startCluster({ major, subscriber: true, proxied: true });
+    const { primary: a, standby: b, subscriber } = cluster;
+    for (const server of [a, subscriber]) await server.query("create table t (id int primary key)");
+    const sidecar = await startSidecar(b, { nap: SOON, primary: { dsn: hostsOf(a), patroniUrl: null } });
+    if (major < 16) {
+      await sidecar.until("the guard to be staged", ({ restart }) => (restart?.guards ?? 0) > 0);
+      await b.restart();
+    }
+    await sidecar.until("the guard", hasGuard);
+    await subscribe({ publisher: a, subscriber, name: "app" });
+    await sidecar.untilSlot("app");
+    await subscribeElsewhere(subscriber, "app");
+    await cluster.replicationProxy.halfOpen();
+    await insert(a, 1, 50);
+    await writeWal(a, 200_000);
+    await insert(a, 51, 1);
+    await eventually(async () => (await rowsOf(subscriber)).length === 51, {
+      what: "the subscriber to get ahead",
+    });
+    const there = () => positionOf(a, "app");
+    const end = await walPosition(a);
+    await eventually(async () => (await there()) >= end, { what: "the subscriber to confirm it" });
+    const position = await there();
+    await sidecar.until(
+      "the subscriber to be seen ahead",
+      (status) => (positionIn(status, "app") ?? 0n) >= position,
+    );
+    await a.kill();
+    b.promote();
+    const { finish } = await untilFinished(sidecar);
+    await overtake(b, position);
+    const { repair, confirmedBeyondEndBytes } = lineOf(finish, "app");
+    expect(confirmedBeyondEndBytes).toBeGreaterThan(0);
+    await follow(repair ?? "", subscriber, () => repoint(subscriber, "app", b));
+    const here = (await b.query<{ id: number }>("select id from t")).map(({ id }) => id);
+    expect(here).toHaveLength(50);
+    await eventually(async () => (await rowsOf(subscriber)).length >= 101, {
+      what: "all rows of the new primary",
+    });
+    expect(new Set(await rowsOf(subscriber))).toEqual(
+      new Set([...Array.from({ length: 51 }, (_, i) => i + 1), ...here]),
+    );
+
+    await subscriber.query("alter subscription app enable", [], "elsewhere");
+    await eventually(async () => (await rowsOf(subscriber, "elsewhere")).length === 5, {
+      what: "the five rows of the other subscription",
+    });
+  });
 });
+
+/** A subscription of the same name, and with a slot of the same name, in another database; five rows wait for it while it is off. */
+async function subscribeElsewhere(subscriber: PgServer, name: string): Promise<void> {
+  for (const database of ["source", "elsewhere"]) {
+    await subscriber.query(`create database ${database}`);
+    await subscriber.query("create table t (id int primary key)", [], database);
+  }
+  await subscriber.query("create publication other for table t", [], "source");
+  await createLogicalSlot(subscriber, name, { plugin: "pgoutput", database: "source" });
+  const { host, port } = subscriber;
+  await subscriber.query(
+    `create subscription ${name} connection 'host=${host} port=${port} user=postgres dbname=source' publication other
+       with (create_slot = false, copy_data = false)`,
+    [],
+    "elsewhere",
+  );
+  await waitSubscribed(subscriber, name, "elsewhere");
+  await subscriber.query("insert into t values (0)", [], "source");
+  await eventually(async () => (await rowsOf(subscriber, "elsewhere")).length === 1, {
+    what: "the first row",
+  });
+  await subscriber.query("delete from t", [], "elsewhere");
+  await subscriber.query(`alter subscription ${name} disable`, [], "elsewhere");
+  for (let id = 1; id <= 5; id++) await subscriber.query("insert into t values ($1)", [id], "source");
+}
+
+async function rowsOf(server: PgServer, database = "postgres"): Promise<number[]> {
+  const rows = await server.query<{ id: number }>("select id from t order by id", [], database);
+  return rows.map(({ id }) => id);
+}
+
+/** Runs the statements as an operator does: one after the other, that for the worker's end until it returns no row, with the new address before the last. */
+async function follow(repair: string, subscriber: PgServer, connect: () => Promise<void>): Promise<void> {
+  const statements = repair.split("\n").filter((line) => !line.startsWith("--"));
+  expect(statements.length).toBeGreaterThan(3);
+  for (const sql of statements) {
+    if (sql === statements.at(-1)) await connect();
+    if (sql.includes("pg_stat_subscription"))
+      await eventually(async () => (await subscriber.query(sql)).length === 0, { what: "the worker to end" });
+    else {
+      const rows = await subscriber.query<{ subname?: string }>(sql);
+      if (sql.startsWith("SELECT")) expect(rows.map(({ subname }) => subname)).toEqual(["app"]);
+    }
+  }
+}

@@ -284,6 +284,9 @@ class Nodes {
     );
     const { confirmedBeyondEndBytes: beyond, certain } = told();
     count(`${step.kind}${beyond > 0 ? ", named" : ""}${certain ? "" : ", not certain"}`);
+    const [before, last] = [this.subscriber.wal.at(-2)?.until ?? 0n, endOf(this.subscriber.wal)];
+    if (node.seen === this.subscriber && same === last && last > before)
+      must(beyond === 0 || !certain, "I14: who went on along this node's history is not named", detail);
     if (node.seen !== this.subscriber || same === endOf(this.subscriber.wal)) return;
     must(
       beyond > 0 || !certain,
