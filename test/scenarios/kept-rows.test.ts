@@ -215,7 +215,6 @@ for (const at of [12, 15])
 
         const again = await startSidecar(standby, {
           nap: QUICK,
-          stateFile,
           stateDirectory: sidecar.stateDirectory,
         });
         await changeCatalogs(primary, 3);
@@ -254,7 +253,6 @@ onMajor(11, (major) => {
     await first.stop();
     const sidecar = await startSidecar(standby, {
       nap: QUICK,
-      stateFile,
       stateDirectory: first.stateDirectory,
     });
     await untilStaged(sidecar, "idle");
