@@ -106,6 +106,35 @@ onMajor(16, (major) => {
       expect(problems.map(({ code }) => code)).toContain("patroni_drops_slots");
     });
 
+    test("a leftover that holds more WAL in each look is told once in the log, and one that somebody keeps moving, as Patroni 4 does, no more", async () => {
+      const { primary, standby } = await startCluster({ major });
+      await standby.query("select pg_catalog.pg_create_physical_replication_slot('db3', true)");
+      const sidecar = await startSidecar(standby, { nap: QUICK });
+      await sidecar.until("the guard", hasGuard);
+      await writeWal(primary, 64 * 1024);
+      const first = await untilProblem(sidecar, "leftover_slots");
+      const sizes = new Set<string>();
+      const told = () =>
+        sidecar.log.filter((line) => line.includes('"level":"info"') || line.includes('"level":30'));
+      const lines = () => told().filter((line) => line.includes("hold WAL here")).length;
+      const leftover = ({ problems }: typeof first) => problems.find(({ code }) => code === "leftover_slots");
+      while (sizes.size < 4) {
+        await writeWal(primary, 64 * 1024);
+        const before = leftover(sidecar.status as typeof first)?.message;
+        await sidecar.until("other figures", (status) => leftover(status)?.message !== before);
+        sizes.add(leftover(sidecar.status as typeof first)?.message ?? "");
+      }
+      expect(lines()).toBe(1);
+      await standby.query(
+        "select pg_catalog.pg_replication_slot_advance('db3', pg_catalog.pg_last_wal_replay_lsn())",
+      );
+      await sidecar.until("it to be left over no more", (status) => leftover(status) === undefined);
+      const since = sidecar.history.length;
+      await writeWal(primary, 64 * 1024);
+      await sidecar.until("a few looks", () => sidecar.history.length > since + 3);
+      expect(sidecar.history.slice(since).filter((status) => leftover(status) !== undefined)).toEqual([]);
+    });
+
     test("a former primary that has died is not called a primary: /ready cannot tell", async () => {
       const { primary, standby } = await startCluster({ major });
       await primary.query("select pg_catalog.pg_create_logical_replication_slot('app', 'test_decoding')");

@@ -20,8 +20,8 @@ async function pinsOf(primary: PgServer): Promise<{ name: string; database: stri
 }
 
 /** A session that lives on when its client is gone, as a connection pooler keeps it, with a temporary slot in it. */
-async function leaveBehind(primary: PgServer, name: string) {
-  const session = await primary.connect();
+async function leaveBehind(primary: PgServer, name: string, role = "postgres") {
+  const session = await primary.connect("postgres", role);
   // the server may end it
   session.on("error", () => {});
   onTestFinished(() => session.end().catch(() => {}));
@@ -73,6 +73,10 @@ onMajor(
       const foreign = "slotsync_pin_deadbeef_1";
       await leaveBehind(primary, foreign);
       await leaveBehind(primary, `slotsync_pin_${instanceId}_1`);
+      // idle, and not the sidecar's role's
+      await primary.query("create role somebody superuser login");
+      const theirs = `slotsync_pin_${instanceId}_3`;
+      await leaveBehind(primary, theirs, "somebody");
       const busy = await leaveBehind(primary, `slotsync_pin_${instanceId}_2`).then(async (session) => {
         await session.query("begin");
         return session;
@@ -86,14 +90,15 @@ onMajor(
       expect(message).toContain(`"slotsync_pin_${instanceId}_2" in server process `);
       expect(message).toMatch(/SELECT pg_terminate_backend\(\d+\)/);
       expect(await names()).toContain(foreign);
+      expect(message).toContain(`"${theirs}" in server process `);
       await busy.query("commit").catch(() => {});
-      await sidecar.until("that one to be ended too", ({ problems }) =>
-        problems.every(({ code }) => code !== "stray_pins"),
-      );
-      expect(await names()).toContain(foreign);
+      await eventually(async () => !(await names()).includes(`slotsync_pin_${instanceId}_2`), {
+        what: "that one to be ended too",
+      });
+      expect(await names()).toEqual(expect.arrayContaining([foreign, theirs]));
       // what it holds itself stays
       await untilStaged(sidecar, "app");
-      const [own] = (await names()).filter((name) => name.includes(instanceId));
+      const [own] = (await names()).filter((name) => name.includes(instanceId) && name !== theirs);
       const cycles = sidecar.history.length;
       await sidecar.until("more cycles", () => sidecar.history.length > cycles + 3);
       expect(await names()).toContain(own);
