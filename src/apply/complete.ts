@@ -7,7 +7,7 @@ import type { PgSession } from "../pg/session.ts";
 import { snapshotFileName } from "../pg/snapshot-file.ts";
 import { SEGMENT_NAME } from "../pg/sql.ts";
 import { ReasonedError } from "./errors.ts";
-import { readServerFile, readServerFileInPieces } from "./primary-files.ts";
+import { MOST_SNAPSHOT_BYTES, readServerFile, readServerFileInPieces } from "./primary-files.ts";
 import type { SnapshotStore } from "./snapshot-store.ts";
 
 type Complete = Extract<Action, { kind: "complete" }>;
@@ -40,7 +40,11 @@ async function completeSnapshot(action: Complete, context: CompleteContext): Pro
 }
 
 async function readFromPrimary(lsn: Lsn, { session }: CompleteContext): Promise<Buffer | null> {
-  return readServerFile(await session(), `pg_logical/snapshots/${snapshotFileName(lsn)}`);
+  return readServerFile(
+    await session(),
+    `pg_logical/snapshots/${snapshotFileName(lsn)}`,
+    MOST_SNAPSHOT_BYTES,
+  );
 }
 
 /** The segment may have been written on an older timeline than the primary's present one; so many are tried. */

@@ -4,10 +4,26 @@ import { READ_SERVER_FILE } from "../pg/sql.ts";
 
 const PIECE_BYTES = 1024 * 1024;
 
-/** The whole file, or null when there is none. `path` is below the data directory and made of validated names only (I13). */
-export async function readServerFile(session: PgSession, path: string): Promise<Buffer | null> {
+/** A slot's state file has a few hundred bytes. */
+export const MOST_STATE_BYTES = 65_536;
+/** A snapshot lists the transactions that were running, and those that had changed catalogs: four bytes each. */
+export const MOST_SNAPSHOT_BYTES = 64 * 1024 * 1024;
+
+/**
+ * The whole file, or null when there is none. `path` is below the data directory and made of validated names only (I13). Throws for one of more
+ * than `most` bytes: a file that another machine names is not read into memory whatever its size.
+ */
+export async function readServerFile(session: PgSession, path: string, most: number): Promise<Buffer | null> {
   const pieces: Uint8Array[] = [];
-  for await (const piece of readServerFileInPieces(session, path)) pieces.push(piece);
+  let bytes = 0;
+  for await (const piece of readServerFileInPieces(session, path)) {
+    bytes += piece.length;
+    if (bytes > most)
+      throw new Error(
+        `${path} on the primary has more than ${most} bytes, which no such file has: it is not read`,
+      );
+    pieces.push(piece);
+  }
   return pieces.length === 0 ? null : Buffer.concat(pieces);
 }
 

@@ -15,7 +15,7 @@ import { SnapshotFileError, snapshotFileName, verifySnapshotFile } from "../pg/s
 import { lookAtSlot } from "../pg/sql.ts";
 import { ReasonedError } from "./errors.ts";
 import type { PinKeeper } from "./pin.ts";
-import { readServerFile } from "./primary-files.ts";
+import { MOST_SNAPSHOT_BYTES, MOST_STATE_BYTES, readServerFile } from "./primary-files.ts";
 import type { SnapshotStore } from "./snapshot-store.ts";
 
 type Stage = Extract<Action, { kind: "stage" }>;
@@ -136,6 +136,7 @@ async function readConsistently(
     const content = await readServerFile(
       session,
       `pg_logical/snapshots/${snapshotFileName(state.restartLsn)}`,
+      MOST_SNAPSHOT_BYTES,
     );
     if (content !== null) return { bytes, state, snapshot: judged(content, major) };
     const shown = await lookAt(session, slot.name);
@@ -180,7 +181,7 @@ async function readState(
   slot: LogicalSlot,
   major: number,
 ): Promise<{ bytes: Buffer; state: SlotState }> {
-  const bytes = await readServerFile(session, `pg_replslot/${slot.name}/state`);
+  const bytes = await readServerFile(session, `pg_replslot/${slot.name}/state`, MOST_STATE_BYTES);
   if (bytes === null)
     throw new ReasonedError("absent_on_primary", `slot "${slot.name}" has no state file on the primary`);
   const state = parseSlotState(bytes, major);

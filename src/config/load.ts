@@ -1,6 +1,6 @@
 // The configuration, read once at the door: flags over environment over file, every problem found at once, and each
 // told with its key, where it was set, its value (never a password) and what to put there instead.
-import { readFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import path from "node:path";
 import { LineCounter, parseDocument } from "yaml";
 import type { z } from "zod";
@@ -103,7 +103,7 @@ export interface ConfigSources {
 
 export interface LoadedConfig {
   readonly config: Config;
-  /** What is allowed, and yet deserves a word; nothing at present. */
+  /** What is allowed, and yet deserves a word. */
   readonly warnings: readonly string[];
   /** Variables of the environment that begin like ours and are none, in the order of the alphabet. */
   readonly ignored: readonly string[];
@@ -530,6 +530,14 @@ export function loadConfig({ file, env, flags = {} }: ConfigSources): LoadedConf
     }
   }
   problems.push(...crossCheck(given, new Set([...wrong, ...blamed])));
+  // I13: it would run as us
+  if (configFile !== undefined && given.has("restart.command") && isOpenToAll(configFile))
+    problems.push({
+      key: "restart.command",
+      source: configFile,
+      problem: "the file can be written by everybody, and it names a command that this process runs",
+      fix: `chmod go-w ${configFile}`,
+    });
   const standbyConn = readDsn("standby.dsn", given, (text) => parseConnInfo(text, env), problems);
   const primaryDsn = readDsn("primary.dsn", given, (text) => parseConnTargets(text, env), problems);
   if (problems.length > 0 || !parsed.success || standbyConn === undefined) throw new ConfigError(problems);
@@ -576,5 +584,28 @@ export function loadConfig({ file, env, flags = {} }: ConfigSources): LoadedConf
     },
     audit: raw.audit.schedule === undefined ? {} : { schedule: raw.audit.schedule },
   };
-  return { config, warnings: [], ignored };
+  const warnings = configFile === undefined ? [] : writersOf(configFile, "the configuration");
+  return { config, warnings, ignored };
+}
+
+const ANYBODY_WRITES = 0o002;
+const GROUP_WRITES = 0o020;
+
+/** A warning where others than the owner may write to it. None on a system without such modes, and none for what is not there. */
+export function writersOf(file: string, what: string): string[] {
+  const mode = modeOf(file);
+  if ((mode & (ANYBODY_WRITES | GROUP_WRITES)) === 0) return [];
+  const who = mode & ANYBODY_WRITES ? "everybody" : "its group";
+  return [
+    `${what} ${file} can be written by ${who} (mode ${(mode & 0o777).toString(8)}): whoever does that decides what this process does; chmod go-w ${file}`,
+  ];
+}
+
+/** True where everybody may write to it. */
+export function isOpenToAll(file: string): boolean {
+  return (modeOf(file) & ANYBODY_WRITES) !== 0;
+}
+
+function modeOf(file: string): number {
+  return process.platform === "win32" ? 0 : (statSync(file, { throwIfNoEntry: false })?.mode ?? 0);
 }

@@ -26,7 +26,7 @@ export async function renderMetrics(board: StatusBoard, standby: string, version
     const labelNames = Object.keys(first[0]);
     const gauge = new Gauge({ name: `slotsync_${name}`, help, labelNames, registers });
     // several samples of equal labels are a count
-    for (const [labels, value] of samples) gauge.inc(labels, value);
+    for (const [labels, value] of samples) gauge.inc(clean(labels), value);
   };
   const { status, cycles } = board;
   add("build_info", "The version of pg-slotsync that runs, always 1.", [[{ version }, 1]]);
@@ -106,7 +106,8 @@ function addNotReady({ notReady }: StatusBoard, registers: Registry[]): void {
     labelNames: ["slot", "database", "reason"],
     registers,
   });
-  for (const { slot, database, reason, cycles } of notReady) counter.inc({ slot, database, reason }, cycles);
+  for (const { slot, database, reason, cycles } of notReady)
+    counter.inc(clean({ slot, database, reason }), cycles);
 }
 
 function addPromotion(finish: FinishReport, add: AddGauge): void {
@@ -128,6 +129,16 @@ function addPromotion(finish: FinishReport, add: AddGauge): void {
     "promotion_gap_bytes",
     "WAL that the slot's subscriber had confirmed and this node never received.",
     finish.slots.map((slot) => [{ slot: slot.name, database: slot.database }, slot.confirmedBeyondEndBytes]),
+  );
+}
+
+/** Names come from other machines: nothing in them may steer a terminal or break a line (I13). */
+function clean(labels: Labels): Labels {
+  return Object.fromEntries(
+    Object.entries(labels).map(([name, value]) => [
+      name,
+      value.replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, "\ufffd"),
+    ]),
   );
 }
 

@@ -33,6 +33,9 @@ interface Reply {
   body: string;
 }
 
+/** Probes, a scraper and some people; more would only be there to be there. */
+const MOST_CONNECTIONS = 100;
+
 const TEXT = "text/plain; charset=utf-8";
 const text = (status: number, line: string): Reply => ({ status, type: TEXT, body: `${line}\n` });
 
@@ -71,7 +74,7 @@ const ROUTES = new Map<string, Route>([
 /** Throws ListenError when the address cannot be had. */
 export async function startHttp(options: HttpOptions): Promise<HttpServer> {
   const { listen, log } = options;
-  const server = createServer((request, response) => {
+  const server = createServer({ connectionsCheckingInterval: 2_000 }, (request, response) => {
     serve(options, request, response).catch((error: unknown) => {
       log.warn(`answering ${request.url} failed: ${describeError(error)}`);
       if (!response.headersSent) send(request, response, text(500, "internal error"));
@@ -79,7 +82,12 @@ export async function startHttp(options: HttpOptions): Promise<HttpServer> {
     });
   });
   // answers are made from memory: nobody needs long to ask
+  server.headersTimeout = 5_000;
   server.requestTimeout = 10_000;
+  server.keepAliveTimeout = 5_000;
+  // also one that has never asked for anything
+  server.timeout = 15_000;
+  server.maxConnections = MOST_CONNECTIONS;
   await listening(server, listen);
   server.on("error", (error) => log.warn(`HTTP: ${error.message}`));
   const { address, port } = server.address() as AddressInfo;
@@ -98,6 +106,12 @@ async function serve(
   request: IncomingMessage,
   response: ServerResponse,
 ): Promise<void> {
+  if (isLoopback(options.listen.host) && !isLoopback(hostOf(request)))
+    return send(
+      request,
+      response,
+      text(421, "http.listen is this machine's own address: ask by localhost, 127.0.0.1 or [::1]"),
+    );
   const path = (request.url ?? "/").split("?")[0] ?? "/";
   const route = ROUTES.get(path.length > 1 ? path.replace(/\/$/, "") : path);
   if (!route) return send(request, response, text(404, `there is ${[...ROUTES.keys()].join(", ")}`));
@@ -106,6 +120,15 @@ async function serve(
     return send(request, response, text(405, "GET only"));
   }
   send(request, response, await route(options));
+}
+
+/** By which name it was asked for. A page from elsewhere, whose name somebody lets lead to this machine, shows itself by it. */
+function hostOf({ headers }: IncomingMessage): string {
+  return (headers.host ?? "localhost").replace(/:\d+$/, "").replace(/^\[(.*)\]$/, "$1");
+}
+
+function isLoopback(host: string): boolean {
+  return host === "localhost" || host === "::1" || /^127(\.\d{1,3}){3}$/.test(host);
 }
 
 function send(request: IncomingMessage, response: ServerResponse, { status, type, body }: Reply): void {

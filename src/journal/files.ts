@@ -1,5 +1,5 @@
 /** The state directory's files: what is written to them is on disk when the promise resolves. */
-import { mkdir, open, stat } from "node:fs/promises";
+import { constants, type FileHandle, mkdir, open, stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { errnoOf, JournalWriteError } from "./errors.ts";
 
@@ -32,9 +32,15 @@ async function isDirectory(path: string): Promise<boolean> {
   );
 }
 
+/** An empty file of ours at this place; never another that a link leads to. */
+export function openNew(path: string): Promise<FileHandle> {
+  const { O_CREAT, O_NOFOLLOW, O_TRUNC, O_WRONLY } = constants;
+  return open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0o600);
+}
+
 /** Writes a whole file and waits until the device has it. */
 export async function writeDurably(path: string, text: string): Promise<void> {
-  const file = await open(path, "w", 0o600);
+  const file = await openNew(path);
   try {
     await file.writeFile(text);
     await file.sync();

@@ -73,6 +73,8 @@ export interface PgSession {
 const KEEPALIVE_IDLE_S = 10;
 /** Two addresses of one name are tried in turn; Node's 250 ms would skip a far one. */
 const NEXT_ADDRESS_AFTER_MS = 1_000;
+/** Far more than a greeting, its settings and a chain of certificates take. */
+const MOST_LOGIN_BYTES = 4 * 1024 * 1024;
 /** How long a polite goodbye may take. */
 const CLOSE_WITHIN_MS = 1_000;
 
@@ -201,8 +203,22 @@ async function connectOnce(dialled: Dialled, stop: AbortSignal): Promise<{ versi
     if (stop.aborted) onStop();
     else stop.addEventListener("abort", onStop, { once: true });
   });
+  // the driver keeps a message until it is whole, however large it says that it is
+  const watch = setInterval(() => {
+    if (socket.bytesRead > MOST_LOGIN_BYTES)
+      refuse(
+        new GivenUp(
+          `it sent more than ${MOST_LOGIN_BYTES} bytes before the login was over, which no PostgreSQL server does`,
+        ),
+      );
+  }, 10);
+  let refuse: (error: Error) => void = () => {};
+  const refused = new Promise<never>((_, reject) => {
+    refuse = reject;
+  });
   const ready = async () => {
     await client.connect();
+    clearInterval(watch);
     const results = (await client.query(FIRST_SCRIPT)) as unknown as pg.QueryResult<{
       version: number;
       pid: number;
@@ -214,11 +230,12 @@ async function connectOnce(dialled: Dialled, stop: AbortSignal): Promise<{ versi
   try {
     const answer = ready();
     answer.catch(() => {}); // after a stop nobody waits for it any more
-    return await Promise.race([answer, stopped]);
+    return await Promise.race([answer, stopped, refused]);
   } catch (error) {
     socket.destroy();
     throw new ConnectFailure(error, reachedServer);
   } finally {
+    clearInterval(watch);
     stop.removeEventListener("abort", onStop);
   }
 }

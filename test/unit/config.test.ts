@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import fc from "fast-check";
@@ -409,6 +409,35 @@ advance: {duty: 2}
     expect(problemsOf(() => loadConfig({ env: {} }))).toEqual([
       expect.stringContaining("standby.dsn: it is required"),
     ]);
+  });
+});
+
+describe.skipIf(process.platform === "win32")("a file that others may write to (I13)", () => {
+  const restart = "restart: { mode: immediate, command: [/bin/true] }";
+  const withMode = (mode: number, more = "") => {
+    const file = write(`standby: { dsn: "${DSN}", data_directory: /d }\n${more}`);
+    chmodSync(file, mode);
+    return file;
+  };
+  afterAll(() => rmSync(path.join(directory, "slotsync.yaml"), { force: true }));
+
+  it("by its group or everybody is warned of, with the way to mend it", () => {
+    expect(loadConfig({ file: withMode(0o644), env: {} }).warnings).toEqual([]);
+    expect(loadConfig({ file: withMode(0o664), env: {} }).warnings.join()).toMatch(
+      /by its group .*chmod go-w /,
+    );
+    expect(loadConfig({ file: withMode(0o646), env: {} }).warnings.join()).toMatch(
+      /by everybody .*chmod go-w /,
+    );
+  });
+
+  it("is refused where it names a command that is run as us", () => {
+    expect(loadConfig({ file: withMode(0o644, restart), env: {} }).config.restart.command).toEqual([
+      "/bin/true",
+    ]);
+    expect(() => loadConfig({ file: withMode(0o646, restart), env: {} })).toThrow(
+      /restart\.command.*everybody/s,
+    );
   });
 });
 

@@ -1,4 +1,6 @@
+import { once } from "node:events";
 import { request } from "node:http";
+import { connect } from "node:net";
 import pino from "pino";
 import { afterEach, describe, expect, it } from "vitest";
 import { type HttpServer, ListenError, startHttp } from "../../../src/http/server.ts";
@@ -30,9 +32,9 @@ interface Answer {
   headers: Record<string, unknown>;
 }
 
-function ask({ address }: HttpServer, path: string, method = "GET"): Promise<Answer> {
+function ask({ address }: HttpServer, path: string, method = "GET", headers = {}): Promise<Answer> {
   return new Promise((resolve, reject) => {
-    const asking = request(`http://${address}`, { path, method }, (response) => {
+    const asking = request(`http://${address}`, { path, method, headers }, (response) => {
       let body = "";
       response.setEncoding("utf8").on("data", (chunk: string) => {
         body += chunk;
@@ -47,6 +49,33 @@ function ask({ address }: HttpServer, path: string, method = "GET"): Promise<Ans
 }
 
 describe("the HTTP endpoints", () => {
+  it("answer on this machine's own address only who asks for that: a page whose name leads here learns nothing", async () => {
+    const server = await start(new StatusBoard(QUIET_MS, () => NOW));
+    const by = async (host: string) => (await ask(server, "/health", "GET", { host })).status;
+    for (const host of ["localhost:9287", "127.0.0.1", "[::1]:9287", "127.1.2.3:1"])
+      expect(await by(host), host).toBe(200);
+    for (const host of ["evil.example", "localhost.evil.example:9287", "127.0.0.1.evil.example"])
+      expect(await by(host), host).toBe(421);
+  });
+
+  it("end a connection that asks nothing, and a request that does not come to its end", async () => {
+    const server = await start(new StatusBoard(QUIET_MS, () => NOW));
+    const [host, port] = server.address.split(":");
+    const idle = connect(Number(port), host);
+    const slow = connect(Number(port), host);
+    for (const socket of [idle, slow]) socket.resume();
+    slow.write("GET /health HTTP/1.1\r\nHost: localhost\r\n");
+    await Promise.all([once(idle, "close"), once(slow, "close")]);
+  });
+
+  it("print no control character of a name in the metrics (I13)", async () => {
+    const board = new StatusBoard(QUIET_MS, () => NOW);
+    board.post(aStatus({ slots: [aSlot({ name: "a\u001b[2Jb", database: "c\nd\u0085" })] }), 1);
+    const { body } = await ask(await start(board), "/metrics");
+    expect(body).toContain('slot="a\ufffd[2Jb"');
+    expect(body.replaceAll("\n", "")).not.toMatch(/\p{Cc}/u);
+  });
+
   it("are alive, and cannot tell before the first cycle", async () => {
     const server = await start(new StatusBoard(QUIET_MS, () => NOW));
     expect(await ask(server, "/health")).toMatchObject({ status: 200, body: "alive\n" });
