@@ -49,6 +49,8 @@ async function protectedToo(sidecar: TestSidecar, standby: PgServer, name: strin
 async function getAhead(a: PgServer, name: string, ...sidecars: TestSidecar[]): Promise<Lsn> {
   await insert(a, 1, 50);
   await writeWal(a, 200_000);
+  // its commit writes the filler out
+  await insert(a, 51, 1);
   await confirm(a, name);
   const position = await positionOf(a, name);
   for (const sidecar of sidecars)
