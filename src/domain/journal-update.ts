@@ -27,7 +27,7 @@ import { type PrimarySlot, type SlotIdentity, type StandbySlot, sameIdentity, sl
 import { withStanding } from "./standing.ts";
 import { sightingOf, timelineHere } from "./timeline.ts";
 import { twoPhaseSince } from "./two-phase.ts";
-import type { Alive } from "./vouch.ts";
+import { type Alive, unseenUntil } from "./vouch.ts";
 
 /** A failover slot, and what chose it. */
 type Chosen = PrimarySlot & { readonly chosenBy?: readonly string[] };
@@ -609,7 +609,10 @@ export function noteAlive(journal: JournalState, alive: Alive | null): JournalSt
   if (alive === null || alive.at <= journal.quietUntil) return journal;
   const known = journal.alive;
   const more =
-    known === null || alive.at > known.at + ALIVE_WITHIN_MS || (alive.lsn ?? 0n) > (known.lsn ?? 0n);
+    known === null ||
+    alive.at > known.at + ALIVE_WITHIN_MS ||
+    (alive.lsn ?? 0n) > (known.lsn ?? 0n) ||
+    (unseenUntil(journal, known) === null && unseenUntil(journal, alive) !== null);
   return more ? { ...journal, alive } : journal;
 }
 
