@@ -23,6 +23,7 @@ import type { Backoff, Memory, Policy } from "../../../src/domain/plan.ts";
 import {
   completeBackoffKey,
   failureKeys,
+  mappingsBackoffKey,
   pluginBackoffKey,
   stageBackoffKey,
 } from "../../../src/domain/plan-guard.ts";
@@ -86,6 +87,7 @@ interface Recorded {
 
 type Stage = Extract<Action, { kind: "stage" }>;
 type Complete = Extract<Action, { kind: "complete" }>;
+type FetchMappings = Extract<Action, { kind: "fetch_mappings" }>;
 
 export class FileSidecar {
   readonly world: FileWorld;
@@ -352,9 +354,11 @@ export class FileSidecar {
       if (this.world.run !== run) throw new Refused("another run of the server");
     };
     const stages: [Stage, Fate][] = [];
+    const fetches: [FetchMappings, Fate][] = [];
     for (const [index, action] of actions.entries()) {
       const fate = fateOf(index);
       if (action.kind === "stage") stages.push([action, fate]);
+      else if (action.kind === "fetch_mappings") fetches.push([action, fate]);
       else
         yield* this.#reporting(action, fate, () =>
           action.kind === "complete"
@@ -362,6 +366,7 @@ export class FileSidecar {
             : this.#unstage(action.slot, assertSameRun),
         );
     }
+    if (fetches.length > 0) yield* this.#fetchMappings(fetches);
     if (stages.length > 0) yield* this.#stageAll(stages, assertSameRun, intrusions);
   }
 
@@ -395,6 +400,32 @@ export class FileSidecar {
     yield;
     if (fate === "half") throw new Refused("it failed after the snapshot was placed");
     world.fetchWal(restart);
+  }
+
+  /** One step for all of them. */
+  *#fetchMappings(fetches: readonly [FetchMappings, Fate][]): Generator<void> {
+    const { world } = this;
+    const fates = fetches.map(([, fate]) => fate);
+    const from = fetches.reduce((a, [{ restart }]) => (restart < a ? restart : a), world.wal as Lsn);
+    const upTo = fetches.reduce((a, [each]) => (each.upTo > a ? each.upTo : a), 0n as Lsn);
+    let error: unknown = null;
+    try {
+      yield;
+      if (fates.includes("fails")) throw new Refused("it failed before anything was done");
+      if (!world.mayListMappings) throw new Refused("it may not list them", "permission_denied");
+      for (const began of [...world.primaryMappings]) {
+        if (began < from || began >= upTo) continue;
+        yield;
+        // gone meanwhile: then no slot of the primary needs it
+        if (world.primaryMappings.has(began)) world.mappings.add(began);
+        if (fates.includes("half")) throw new Refused("it failed in the middle");
+      }
+      if (fates.includes("late")) throw new Refused("it was done, and nobody heard of it");
+    } catch (thrown) {
+      if (thrown instanceof Broken) throw thrown;
+      error = thrown;
+    }
+    for (const [action] of fetches) this.#outcome(action, error);
   }
 
   *#stageAll(
@@ -808,6 +839,8 @@ function keyOf(action: Action): string {
       return stageBackoffKey(action.slot);
     case "complete":
       return completeBackoffKey(action.slot);
+    case "fetch_mappings":
+      return mappingsBackoffKey(action.slot);
     case "probe_plugin":
       return pluginBackoffKey(action.plugin);
     default:

@@ -1,6 +1,6 @@
 /**
  * Both servers where slots come to the standby only as files (11 to 15): what PostgreSQL would do to slots, WAL, snapshots, catalog
- * rows and feedback, and nothing of how it is asked. It knows the truth that the sidecar can only infer.
+ * rows, rewrite mappings and feedback, and nothing of how it is asked. It knows the truth that the sidecar can only infer.
  */
 import type { Lsn } from "../../../src/domain/lsn.ts";
 import type { FilesView, PrimaryView, SlotFolder, StandbyView } from "../../../src/domain/observation.ts";
@@ -57,7 +57,7 @@ export const NO_ROOM = "all replication slots are in use";
 
 /** Why a statement was refused, as the sidecar tells errors apart. */
 export class Refused extends Error {
-  readonly reason: "statement_failed" | "wal_or_rows_removed" | "absent_on_primary";
+  readonly reason: "statement_failed" | "wal_or_rows_removed" | "absent_on_primary" | "permission_denied";
 
   constructor(message: string, reason: Refused["reason"] = "statement_failed") {
     super(message);
@@ -83,6 +83,13 @@ export class FileWorld {
   primary = new Map<string, PrimarySlot>();
   pins = new Map<string, Pin>();
   primarySnapshots = new Set<bigint>();
+  /** Catalogs that were rewritten: where that began, where its record ends, and whose rows it moved. */
+  rewrites: { began: bigint; lsn: bigint; xids: readonly number[] }[] = [];
+  /** Where they began: files of mappings, on the primary and here. */
+  primaryMappings = new Set<bigint>();
+  mappings = new Set<bigint>();
+  /** Whether the role may list them there. */
+  mayListMappings = true;
   primaryWalKept = 0n;
   /** WAL that is there whoever needs it, bytes: a file that is staged is renewed before that has been written over. */
   walKeep = 64n * MB;
@@ -130,6 +137,7 @@ export class FileWorld {
     copy.standby = new Map([...this.standby].map(([name, slot]) => [name, { ...slot }]));
     copy.folders = new Map(this.folders);
     copy.snapshots = new Set(this.snapshots);
+    copy.mappings = new Set(this.mappings);
     return copy;
   }
 
@@ -192,6 +200,19 @@ export class FileWorld {
     const before = this.#horizon(running === "here" ? this.oldestXid() : this.nextXid);
     if (before <= (this.removals.at(-1)?.before ?? 0)) return;
     this.removals.push({ lsn: this.#step(), before });
+  }
+
+  /** `VACUUM FULL` of catalogs: what it notes is for the transactions that some slot may still have to decode. */
+  rewrite(): void {
+    const holders = this.#holders();
+    const began = this.#step();
+    const lsn = this.#step();
+    if (holders.length === 0) return;
+    const cutoff = Math.min(...holders.map(({ xmin }) => xmin));
+    const xids = this.transactions.filter(({ xid }) => xid >= cutoff).map(({ xid }) => xid);
+    if (xids.length === 0) return;
+    this.rewrites.push({ began, lsn, xids });
+    this.primaryMappings.add(began);
   }
 
   createOnPrimary(slot: SlotIdentity & { name: string }): void {
@@ -274,6 +295,7 @@ export class FileWorld {
       .map(({ restart }) => restart);
     const least = logical.reduce((a, b) => (b < a ? b : a), this.wal);
     for (const lsn of this.primarySnapshots) if (lsn < least) this.primarySnapshots.delete(lsn);
+    for (const lsn of this.primaryMappings) if (lsn < least) this.primaryMappings.delete(lsn);
     const spared = this.wal - this.walKeep;
     const held = this.physical && this.flushed < least ? this.flushed : least;
     const needed = spared < held ? spared : held;
@@ -376,7 +398,7 @@ export class FileWorld {
     // one timeline after the other, each up to where the next one left it
     const left = this.forks.find(({ until }) => until > this.flushed);
     this.standbyTimeline = left?.timeline ?? this.timeline;
-    this.replay += ((this.flushed - this.replay) * BigInt(replayShare)) / 4n;
+    this.#replayTo(this.replay + ((this.flushed - this.replay) * BigInt(replayShare)) / 4n);
   }
 
   /** `PhysicalReplicationSlotNewXmin`: forward, or to and from NULL. */
@@ -411,6 +433,8 @@ export class FileWorld {
       this.replay,
     );
     for (const lsn of this.snapshots) if (lsn < least) this.snapshots.delete(lsn);
+    // without a slot in memory all of them go
+    for (const lsn of this.mappings) if (lsn < least || this.standby.size === 0) this.mappings.delete(lsn);
     if (least > this.walKept) this.walKept = least;
   }
 
@@ -617,7 +641,13 @@ export class FileWorld {
 
   promote(): void {
     this.receiver = null;
-    this.replay = this.flushed;
+    this.#replayTo(this.flushed);
+  }
+
+  /** Replay writes the mappings itself, whether a slot needs them or not. */
+  #replayTo(to: bigint): void {
+    for (const { began, lsn } of this.rewrites) if (lsn > this.replay && lsn <= to) this.mappings.add(began);
+    this.replay = to;
   }
 
   /** The history of the timeline that the promotion began. */
@@ -644,7 +674,7 @@ export class FileWorld {
   }
 
   /**
-   * Why reading this slot on the promoted standby would not give everything, or null (I2, I3, I4). Rows whose removal lies before its
+   * Why reading this slot on the promoted standby would not give everything, or null (I2, I3, I4, I16). Rows whose removal lies before its
    * `restart` were deleted by transactions that had ended by then: it never looks for them; nor does one at the very position of another
    * slot for those whose removal lies before where that one's decoding begins (`sends`), for it sends no transaction of before.
    */
@@ -658,6 +688,14 @@ export class FileWorld {
       eager: false,
     });
     if (consistentAt === null) return "I2: it starts too late";
+    const sent = new Set(
+      this.transactions
+        .filter((each) => each.end !== null && each.end > slot.confirmed && each.end <= this.flushed)
+        .map(({ xid }) => xid),
+    );
+    for (const { began, lsn, xids } of this.rewrites)
+      if (lsn <= this.flushed && !this.mappings.has(began) && xids.some((xid) => sent.has(xid)))
+        return `I16: what was moved at ${began} is not found`;
     const removed = this.removals.findLast(({ lsn }) => lsn <= this.flushed);
     if (xmin === null || removed === undefined || removed.lsn <= sends) return null;
     return removed.before > xmin ? `I4: rows deleted before ${removed.before} are gone` : null;

@@ -132,6 +132,10 @@ const quietStep = fc.oneof(
   plain(1, "foreignFormat", (world) => {
     world.foreignFormat = !world.foreignFormat;
   }),
+  plain(4, "rewrite", (world) => world.rewrite()),
+  plain(1, "mayListMappings", (world) => {
+    world.mayListMappings = !world.mayListMappings;
+  }),
   plain(3, "checkpoint", (world) => world.checkpointPrimary()),
   plain(3, "restartpoint", (world) => world.doRestartpoint()),
   plain(4, "restart", (world) => world.restart(true)),
