@@ -3,9 +3,10 @@
  * only a guard holds, take away what is not safe, and say what the subscribers may miss. Pure; the steps are run by sync/finish.ts.
  */
 import { assertNever } from "./assert-never.ts";
+import { isSettled } from "./birth.ts";
 import { gapOf, limitFor, type Promoted } from "./common-end.ts";
 import { shareDecodes } from "./finish-share.ts";
-import type { SlotRecord } from "./journal.ts";
+import type { GuardRecord, SlotRecord } from "./journal.ts";
 import { formatLsn, type Lsn, minLsn } from "./lsn.ts";
 import { holdName, isLibraryName } from "./names.ts";
 import { isOurs, isServed, originalOf, whyUnsafe } from "./ownership.ts";
@@ -247,10 +248,13 @@ function whyUnproven(
   local: StandbySlot,
   { serverVersionNum }: FinishInput,
 ): string | null {
-  const { proof } = provisionOf(record, local);
+  const provision = provisionOf(record, local);
+  const { proof } = provision;
   if (!proof.wal) return "whether its WAL is here was never seen";
   if (!proof.start) return "where its decoding begins was never proven";
   if (!proof.mappings) return "whether what was noted of rewritten catalogs is here was never seen";
+  if (provision.origin === null && !isSettled(provision, local))
+    return "it was copied from a guard that had just been made, and its rows may lack columns";
   if (holdsRows(record.rows, local.catalogXmin, serverVersionNum)) return null;
   return "whether its catalog rows were kept was not proven when the old primary was last seen";
 }
@@ -289,6 +293,11 @@ function materialise(record: SlotRecord, input: FinishInput, dropFirst: string |
   return { kind: "materialise", record, from: source.name, to, dropFirst, outcome: "materialised" };
 }
 
+function serves(guard: GuardRecord, local: StandbySlot): boolean {
+  const provision = provisionOf(guard, local);
+  return isProven(provision.proof) && isSettled(provision, local);
+}
+
 /** Our guard or hold that lies at or behind the position (G2) with the rows for it (I4), the nearest of them, or null. */
 function sourceFor(
   { journal, slots, serverVersionNum }: FinishInput,
@@ -301,7 +310,7 @@ function sourceFor(
     const { name, confirmedFlushLsn, restartLsn } = slot;
     const guard = guards.find((each) => each?.name === name);
     const ours = guard
-      ? isProven(provisionOf(guard, slot).proof) && holdsRows(rows, slot.catalogXmin, serverVersionNum)
+      ? serves(guard, slot) && holdsRows(rows, slot.catalogXmin, serverVersionNum)
       : name === holdName(journal.instanceId, databaseOid);
     if (!ours || slot.databaseOid !== databaseOid || slot.invalidation !== null) continue;
     if (confirmedFlushLsn === null || restartLsn === null || confirmedFlushLsn > to) continue;

@@ -1,6 +1,7 @@
 /** How the journal changes: by what is seen, by what is about to be done, and by what came of it. Each returns a new state. */
 import type { Action } from "./action.ts";
 import { assertNever } from "./assert-never.ts";
+import { beginningNow } from "./birth.ts";
 import type { FinishReport, FinishStep } from "./finish.ts";
 import {
   type Birth,
@@ -10,6 +11,7 @@ import {
   type Proof,
   type Provision,
   type RowsHeld,
+  SETTLED,
   type SlotRecord,
   type Staged,
   UNPROVISIONED,
@@ -146,7 +148,7 @@ function settle(name: string, known: SlotRecord | undefined, seen: Observed): Ow
   if (local && isServed(local)) return servedNow(local, known?.births ?? []);
   // the server's own has gone: whatever is here now is not that
   if (!known || known.served) return { ...NOT_HERE, births: known?.births ?? [] };
-  const { state, ours, maxTarget, bornAt, dropping, staged, origin, proof } = known;
+  const { state, ours, maxTarget, bornAt, dropping, staged, origin, proof, beginning } = known;
   const arrived = known.births.filter((birth) => local !== undefined && isBornAs(local, birth));
   // of two that were sent to one position only one has come: the other may, after this one has been dropped
   const settled = arrived.length === 1 ? arrived : [];
@@ -169,7 +171,19 @@ function settle(name: string, known: SlotRecord | undefined, seen: Observed): Ow
   }
   const atWork = state === "owned" && ours !== null && seen.busy.has(ours.databaseOid);
   if (state === "owned" && (local || atWork))
-    return { state, served: false, ours, births, maxTarget, bornAt, dropping, staged, origin, proof };
+    return {
+      state,
+      served: false,
+      ours,
+      births,
+      maxTarget,
+      bornAt,
+      dropping,
+      staged,
+      origin,
+      proof,
+      beginning,
+    };
   const left = births.length > 0 ? "creating" : "seen";
   return { ...NOT_HERE, state: left, births, staged: stillStaged(known, seen) };
 }
@@ -207,7 +221,12 @@ function provisionNow(
 ): Provision {
   const provision = provisionOf(stays ? known : { ...known, state: "creating" }, local);
   const { origin } = provision;
-  return { staged: [], origin: asLoaded(origin, standby), proof: proofNow(provision, local) };
+  return {
+    staged: [],
+    origin: asLoaded(origin, standby),
+    proof: proofNow(provision, local),
+    beginning: beginningNow(provision, local, standby),
+  };
 }
 
 /** The slot is in memory by now, and the server keeps the mappings of what comes after (I16). */
@@ -265,6 +284,7 @@ function settleGuards(known: Record<number, GuardRecord>, seen: Observed): Recor
       staged: [],
       origin: asLoaded(provision.origin, seen.standby),
       proof: proofNow(provision, local),
+      beginning: beginningNow(provision, local, seen.standby),
     };
   }
   return guards;
@@ -416,7 +436,7 @@ function withBirth(
   at: Lsn,
   { observedAt: since }: Pick<JournalState, "observedAt">,
 ): Birth[] {
-  return [...births, { databaseOid, plugin, at, since }].slice(-ATTEMPTS_KEPT);
+  return [...births, { databaseOid, plugin, at, settled: true, since }].slice(-ATTEMPTS_KEPT);
 }
 
 const ATTEMPTS_KEPT = 32;
@@ -449,6 +469,7 @@ export function noteDone(journal: JournalState, action: Action): JournalState {
         staged: [],
         origin: null,
         proof: PROVEN,
+        beginning: SETTLED,
       }));
       return withPlugin(next, action.plugin);
     case "probe_plugin":
@@ -462,6 +483,7 @@ export function noteDone(journal: JournalState, action: Action): JournalState {
         dropping: false,
         origin: null,
         proof: UNPROVISIONED.proof,
+        beginning: UNPROVISIONED.beginning,
       }));
       return next;
     case "stage":
@@ -494,8 +516,10 @@ export function noteDone(journal: JournalState, action: Action): JournalState {
         next.guards[action.databaseOid] = { ...guard, state: "owned", proof: PROVEN };
       return withPlugin(next, GUARD_PLUGIN);
     }
-    case "advance":
     case "replace":
+      update(next, action.slot, () => ({ failure: null, beginning: SETTLED }));
+      return next;
+    case "advance":
       update(next, action.slot, () => ({ failure: null }));
       return next;
     case "adopt":
@@ -514,8 +538,11 @@ export function noteDone(journal: JournalState, action: Action): JournalState {
 function leavesNoTrace(journal: JournalState, action: Action): boolean {
   switch (action.kind) {
     case "advance":
-    case "replace":
       return !journal.slots.get(action.slot)?.failure;
+    case "replace": {
+      const record = journal.slots.get(action.slot);
+      return !record?.failure && record?.beginning.settled === SETTLED.settled;
+    }
     case "probe_plugin":
       return journal.plugins.includes(action.plugin);
     default:
@@ -770,6 +797,7 @@ export function noteFinish(
         staged: [],
         origin: null,
         proof: PROVEN,
+        beginning: SETTLED,
       }));
   const left = (guards: Record<number, GuardRecord>) =>
     Object.fromEntries(

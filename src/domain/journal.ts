@@ -48,6 +48,21 @@ export interface RowsHeld {
   original: Xid;
 }
 
+/**
+ * Where the decoding of a slot that was made by SQL begins (I2). A slot is born while other transactions run, and those of them that
+ * changed catalogs may be missing in the historic snapshots of whatever is decoded from its birth; see birth.ts.
+ */
+export interface Beginning {
+  /** The `restart_lsn` that it was first seen with; null while it has not been seen. */
+  seen: Lsn | null;
+  /** From this `restart_lsn` on it begins by a serialized snapshot; null while that is not known. */
+  settled: Lsn | null;
+}
+
+const UNSETTLED: Beginning = { seen: null, settled: null };
+/** Of a copy of a slot that is settled: it never begins before that one did. */
+export const SETTLED: Beginning = { seen: null, settled: 0n as Lsn };
+
 /** How a slot of ours came to the standby, and how safe it is. */
 export interface Provision {
   /** What has been staged under its name and not been seen loaded, the latest last. */
@@ -55,10 +70,11 @@ export interface Provision {
   /** The file that it was loaded from; null for one that was made by SQL. */
   origin: Staged | null;
   proof: Proof;
+  beginning: Beginning;
 }
 
 /** Nothing is staged, nothing is here. */
-export const UNPROVISIONED: Provision = { staged: [], origin: null, proof: UNPROVEN };
+export const UNPROVISIONED: Provision = { staged: [], origin: null, proof: UNPROVEN, beginning: UNSETTLED };
 
 /**
  * A guard that is ours. `creating` is written before the statement runs, `staging` before its file is: its name is unique, so whatever
@@ -81,6 +97,8 @@ export interface Birth {
   databaseOid: number;
   plugin: string;
   at: Lsn;
+  /** Its source had come past its own birth. */
+  settled: boolean;
   /** When it was sent, ms since the epoch. */
   since: number;
 }

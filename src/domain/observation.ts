@@ -82,6 +82,8 @@ export interface PrimaryView {
   oldestXid: Xid;
   /** Temporary slots of sidecars that hold WAL and catalog rows there. */
   pins: readonly Pin[];
+  /** The oldest transactions there; asked only while a guard may be waiting for them. `who` is the process or the prepared transaction. */
+  openTransactions?: readonly { who: string; database: string; seconds: number }[];
 }
 
 /** A slot folder on the standby's disk that no slot in memory has: it is loaded at the next start. */
@@ -148,4 +150,6 @@ export interface StandbyView {
   plugins?: PluginsView;
   /** 18+: null, or left out, where no slot is given up for being idle. */
   idleness?: Idleness | null;
+  /** Positions of the serialized snapshots here; asked only while a slot of ours may need one, null when they could not be. */
+  snapshots?: ReadonlySet<Lsn> | null;
 }

@@ -81,7 +81,8 @@ function planRide(
 ) {
   const { guard } = state;
   // promoted between the drop and the copy, the slot is made anew, and that takes a working copy as well
-  if (!guard || headroom.free < 0 || !createsOnStandby(input.standby.serverVersionNum)) return null;
+  if (!guard || state.newborn || headroom.free < 0 || !createsOnStandby(input.standby.serverVersionNum))
+    return null;
   const limit = guardTarget(relied, input);
   const targets = candidates
     .map(({ advance }) => minLsn(advance.to, limit))

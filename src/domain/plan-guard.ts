@@ -1,7 +1,14 @@
 /** The guard and the hold of one database: what is there, and how far the guard may go (G1). */
 import type { Action } from "./action.ts";
+import { beginningNow, isSettled } from "./birth.ts";
 import { createsOnStandby } from "./capability.ts";
-import { type JournalState, type Provision, type SlotRecord, UNPROVISIONED } from "./journal.ts";
+import {
+  type GuardRecord,
+  type JournalState,
+  type Provision,
+  type SlotRecord,
+  UNPROVISIONED,
+} from "./journal.ts";
 import { bytesBetween, type Lsn, maxLsn, minLsn } from "./lsn.ts";
 import { guardName, holdName } from "./names.ts";
 import type { StandbyView } from "./observation.ts";
@@ -26,6 +33,9 @@ export interface DatabaseState {
   /** How the guard and the hold came to be here. */
   provision: Provision;
   holdProvision: Provision;
+  /** The guard is so new that nothing may be copied from it yet (K4). */
+  newborn: boolean;
+  holdNewborn: boolean;
   /** A guard is being created right now. */
   creating: boolean;
   /** Why it cannot be created, or the last attempt failed. */
@@ -69,17 +79,32 @@ export function inspectDatabase(
     ? usable(find(holdName(journal.instanceId, database.oid)), true)
     : usable(find(low?.name), false);
   const guard = creating ? null : usable(find(record?.name), false);
+  const provision = record && guard ? provisionNow(record, guard, standby) : UNPROVISIONED;
+  const holdProvision = low && held ? provisionNow(low, held, standby) : UNPROVISIONED;
   return {
     ...database,
+    newborn: guard !== null && isNew(provision, guard),
+    // a temporary copy is made of a guard that counts
+    holdNewborn: held !== null && !held.temporary && isNew(holdProvision, held),
     creating,
     maxTarget: record?.maxTarget ?? (0n as Lsn),
     holdMaxTarget: low?.maxTarget ?? (0n as Lsn),
-    provision: record && guard ? provisionOf(record, guard) : UNPROVISIONED,
-    holdProvision: low && held ? provisionOf(low, held) : UNPROVISIONED,
+    provision,
+    holdProvision,
     failure: whyNoGuard(standby, database.oid) ?? memory.backoff.get(guardBackoffKey(database.oid)) ?? null,
     guard,
     hold: held,
   };
+}
+
+/** One whose start is not proven is in doubt for that, and no longer once it has moved. */
+function isNew(provision: Provision, guard: Source): boolean {
+  return proofNow(provision, guard).start && !isSettled(provision, guard);
+}
+
+function provisionNow(record: GuardRecord, local: StandbySlot, standby: StandbyView): Provision {
+  const provision = provisionOf(record, local);
+  return { ...provision, beginning: beginningNow(provision, local, standby) };
 }
 
 function usable(slot: StandbySlot | undefined, temporary: boolean): Source | null {
@@ -119,11 +144,13 @@ export function planGuard(
       },
     ];
   }
-  const to = rideTo ?? guardTarget(relied, input);
+  // nothing can rely on a new one, and it counts only once it has moved
+  const to = rideTo ?? guardTarget(state.newborn ? [] : relied, input);
   const behind = bytesBetween(state.guard.confirmedFlushLsn, to);
   const since = memory.now - (memory.guardAdvancedAt.get(state.guard.name) ?? 0);
   const due =
     rideTo !== null ||
+    state.newborn ||
     behind >= GUARD_EVERY_BYTES ||
     since >= GUARD_EVERY_MS ||
     (creating && behind >= GUARD_BEFORE_COPY_BYTES);
@@ -150,6 +177,7 @@ export function planLoadedGuards(
   const held = input.primary.physicalSlot?.catalogXmin ?? null;
   const isServed = (position: Lsn) =>
     hold !== null &&
+    !state.holdNewborn &&
     isProven(proofNow(holdProvision, hold)) &&
     held !== null &&
     hold.catalogXmin !== null &&
@@ -164,9 +192,16 @@ export function planLoadedGuards(
     );
   const forFresh = relied.filter((position) => !isServed(position));
   return [
-    ...(guard ? advanceLoaded(state, guard, provision, targetOf(guard, forFresh), input) : []),
+    ...(guard ? advanceLoaded(state, guard, provision, state.newborn, targetOf(guard, forFresh), input) : []),
     ...(hold
-      ? advanceLoaded(state, hold, holdProvision, minLsn(targetOf(hold, relied), ...beginnings), input)
+      ? advanceLoaded(
+          state,
+          hold,
+          holdProvision,
+          state.holdNewborn,
+          minLsn(targetOf(hold, relied), ...beginnings),
+          input,
+        )
       : []),
   ];
 }
@@ -175,6 +210,7 @@ function advanceLoaded(
   state: DatabaseState,
   guard: Source,
   provision: Provision,
+  newborn: boolean,
   to: Lsn,
   input: PlanInput,
 ): Action[] {
@@ -182,7 +218,8 @@ function advanceLoaded(
   const proof = proofNow(provision, guard);
   const behind = bytesBetween(guard.confirmedFlushLsn, to);
   const since = memory.now - (memory.guardAdvancedAt.get(guard.name) ?? 0);
-  if (!proof.wal || behind <= 0 || (since < GUARD_EVERY_MS && behind < GUARD_EVERY_BYTES)) return [];
+  const due = newborn || since >= GUARD_EVERY_MS || behind >= GUARD_EVERY_BYTES;
+  if (!proof.wal || behind <= 0 || !due) return [];
   if (!mayTry(guard.name, memory)) return [];
   return [
     {
@@ -208,7 +245,7 @@ export function planHold(
   headroom: Headroom,
 ): Action[] {
   const { guard, hold } = state;
-  if (!guard || !createsOnStandby(input.standby.serverVersionNum)) return [];
+  if (!guard || state.newborn || !createsOnStandby(input.standby.serverVersionNum)) return [];
   const { journal, memory } = input;
   const base = { database: state.name, databaseOid: state.oid };
   const advance = guardActions.find((action) => action.kind === "advance_guard");

@@ -105,7 +105,12 @@ function decideCovered(
   if (slot.twoPhase || position === null)
     return { slot, verdict: doubt ?? preparedTooEarly(slot, input) ?? notYet(slot), ...probe };
   if (coveredBy(position, database) !== "guard" || !database.guard)
-    return { slot, verdict: doubt ?? uncovered(position, database, headroom), needsHold: position, ...probe };
+    return {
+      slot,
+      verdict: doubt ?? uncovered(position, database, headroom, input),
+      needsHold: position,
+      ...probe,
+    };
   // what has the name now leaves room for itself
   if (!local && !take(headroom))
     return {

@@ -1,6 +1,7 @@
 /** How one failover slot stands on this standby and what it needs next: `synchronize_one_slot`, as a decision. */
 import type { Action } from "./action.ts";
 import { decideConflict, isUnmoved } from "./adopt.ts";
+import { beginningNow, copiedTooEarly, isSettled, newborn } from "./birth.ts";
 import { copiesSlots, createsOnStandby } from "./capability.ts";
 import { doubtsOf, notFlushed, pluginUnproven } from "./doubts.ts";
 import { inGrace } from "./grace.ts";
@@ -162,7 +163,8 @@ function decideExisting(
         `process ${local.activePid} is using our slot on this standby, where it may move it past the subscriber: stop it`,
       ),
     };
-  const provision = provisionOf(record, local);
+  const known = provisionOf(record, local);
+  const provision = { ...known, beginning: beginningNow(known, local, input.standby) };
   const unsafe =
     whyUnsafe(slot, local) ??
     (record.dropping ? "its drop is under way" : null) ??
@@ -214,7 +216,9 @@ function decideExisting(
   return {
     slot,
     verdict,
-    ...(whole ? {} : guardedMeanwhile(slot, confirmed, database, input, headroom)),
+    ...(whole && !isCopiedTooEarly(provision, local)
+      ? {}
+      : guardedMeanwhile(slot, confirmed, database, input, headroom)),
     ...(proof.wal ? advanceOf(confirmed, local, local.confirmedFlushLsn, restart, !proof.start, input) : {}),
     ...probeOf(slot, database, input),
   };
@@ -330,8 +334,13 @@ function verdictOfSynced(
     notFlushed(confirmed, input) ??
     doubtsOf(local, provision, rows, input) ??
     pluginUnproven(local, input) ??
-    SYNCED
+    (isCopiedTooEarly(provision, local) ? copiedTooEarly(local.restartLsn ?? position) : SYNCED)
   );
+}
+
+/** One that came by its own file sends what the primary's slot would send. */
+function isCopiedTooEarly(provision: Provision, local: StandbySlot): boolean {
+  return provision.origin === null && !isSettled(provision, local);
 }
 
 function advanceOf(
@@ -360,7 +369,8 @@ function decideMissing(
   const position = slot.confirmedFlushLsn;
   const cover = coveredBy(position, database);
   const failure = memory.backoff.get(slot.name);
-  if (cover === null) return { slot, verdict: uncovered(position, database, headroom), needsHold: position };
+  if (cover === null)
+    return { slot, verdict: uncovered(position, database, headroom, input), needsHold: position };
 
   if (!take(headroom))
     return {
@@ -424,13 +434,14 @@ function standingByGuards(
   database: DatabaseState,
   input: PlanInput,
 ): Verdict | null {
-  const { guard, maxTarget, provision, hold, holdMaxTarget, holdProvision } = database;
-  const fresh = reaches(guard, maxTarget, position)
-    ? guardedBy(guard, provision, slot, position, input)
-    : null;
+  const { guard, maxTarget, provision, hold, holdMaxTarget, holdProvision, newborn, holdNewborn } = database;
+  const fresh =
+    !newborn && reaches(guard, maxTarget, position)
+      ? guardedBy(guard, provision, slot, position, input)
+      : null;
   // where a hold is a temporary slot, it protects nobody
   if (createsOnStandby(input.standby.serverVersionNum)) return fresh;
-  if (fresh === GUARDED || !reaches(hold, holdMaxTarget, position)) return fresh;
+  if (fresh === GUARDED || holdNewborn || !reaches(hold, holdMaxTarget, position)) return fresh;
   const low = guardedBy(hold, holdProvision, slot, position, input);
   return low === GUARDED ? low : (fresh ?? low);
 }
@@ -478,9 +489,9 @@ export function probeOf(
 
 /** G2: which of our slots lies at or behind the position. A hold that dies with our session serves for making slots only. */
 export function coveredBy(position: Lsn, state: DatabaseState): "guard" | "hold" | null {
-  const { guard, hold, maxTarget, holdMaxTarget } = state;
-  if (reaches(guard, maxTarget, position)) return "guard";
-  return reaches(hold, holdMaxTarget, position) ? "hold" : null;
+  const { guard, hold, maxTarget, holdMaxTarget, newborn, holdNewborn } = state;
+  if (!newborn && reaches(guard, maxTarget, position)) return "guard";
+  return !holdNewborn && reaches(hold, holdMaxTarget, position) ? "hold" : null;
 }
 
 function reaches(source: Source | null, maxTarget: Lsn, position: Lsn): source is Source {
@@ -489,8 +500,9 @@ function reaches(source: Source | null, maxTarget: Lsn, position: Lsn): source i
 
 export function uncovered(
   position: Lsn,
-  { guard, hold, name, failure, creating }: DatabaseState,
+  { guard, hold, name, failure, creating, newborn: isNew }: DatabaseState,
   headroom: Headroom,
+  { primary }: Pick<PlanInput, "primary">,
 ): Verdict {
   if (!guard && !creating && headroom.free < 1)
     return waiting(
@@ -504,6 +516,7 @@ export function uncovered(
       "no_consistent_snapshot",
       `the guard of database "${name}" is being created; that waits for the transactions now running on the primary`,
     );
+  if (isNew) return newborn(name, guard.restartLsn, primary);
   const kept = hold ?? guard;
   return waiting(
     "wal_or_rows_removed",

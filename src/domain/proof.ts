@@ -5,11 +5,13 @@
  */
 import { tellsRowsRemoved } from "./capability.ts";
 import {
+  type Birth,
   type JournalState,
   PROVEN,
   type Proof,
   type Provision,
   type RowsHeld,
+  SETTLED,
   type Staged,
   UNPROVISIONED,
 } from "./journal.ts";
@@ -101,14 +103,18 @@ export function isLoadedFrom(local: StandbySlot, staged: Staged): boolean {
 }
 
 /** A slot of ours as it is here, even when the journal has not yet noted that it has come: loaded from its file, or made by SQL. */
-export function provisionOf(record: Provision & { state: string }, local: StandbySlot): Provision {
+export function provisionOf(
+  record: Provision & { state: string; births?: readonly Birth[] },
+  local: StandbySlot,
+): Provision {
   // first of all, also for one that was here before: a file that was staged over it while it came up may have been loaded since
   const origin = record.staged.findLast((staged) => isLoadedFrom(local, staged)) ?? null;
-  if (origin) return { staged: [], origin, proof: UNPROVISIONED.proof };
+  if (origin) return { ...UNPROVISIONED, origin };
   if (record.state === "owned") return record;
   // from a file that nobody knows: nothing can ever be proven of it
   if (record.state === "staging") return UNPROVISIONED;
-  return { staged: [], origin: null, proof: PROVEN };
+  const copied = record.births?.some(({ at, settled }) => settled && at === local.confirmedFlushLsn);
+  return { ...UNPROVISIONED, proof: PROVEN, ...(copied ? { beginning: SETTLED } : {}) };
 }
 
 /** What is proven of our slot now, its catalog rows left out. */

@@ -1,4 +1,5 @@
 /** What `status`, `check`, the HTTP endpoints and the cycle's sentence say: one shape, built here and nowhere else. */
+import { isSettled } from "./birth.ts";
 import { type NotChosen, undecided } from "./choice.ts";
 import type { FinishReport } from "./finish.ts";
 import type { GuardRecord, JournalState, SlotRecord } from "./journal.ts";
@@ -6,6 +7,7 @@ import { bytesBetween, formatLsn, type Lsn } from "./lsn.ts";
 import type { StandbyView } from "./observation.ts";
 import { stagedNames } from "./plan-stage.ts";
 import { againstReadiness, type Problem } from "./prerequisites.ts";
+import { provisionOf } from "./proof.ts";
 import { isFailoverReady, type Protection, type Reason } from "./protection.ts";
 import type { RestartRecord } from "./restart.ts";
 import type { StandbySlot } from "./slot.ts";
@@ -103,10 +105,10 @@ export function buildStatus(
     slots,
     notChosen,
     undecided: notChosen === null ? journal.undecided : undecided(notChosen),
-    guards: guardsOf(journal).map(({ database, name }) => ({
-      database,
-      name,
-      confirmedFlushLsn: usablePosition(locals.get(name)),
+    guards: guardsOf(journal).map((guard) => ({
+      database: guard.database,
+      name: guard.name,
+      confirmedFlushLsn: usablePosition(guard, locals.get(guard.name)),
     })),
     restart: restartStatus(journal, standby),
     finish: journal.finish,
@@ -128,8 +130,10 @@ function restartStatus(
   return { slots, guards: staged.length - slots, staged, last: journal.restart };
 }
 
-function usablePosition(guard: StandbySlot | undefined): string | null {
-  return guard?.invalidation === null ? text(guard.confirmedFlushLsn) : null;
+/** None of a guard that is so new that it protects nobody yet. */
+function usablePosition(record: GuardRecord, local: StandbySlot | undefined): string | null {
+  if (local?.invalidation !== null || !isSettled(provisionOf(record, local), local)) return null;
+  return text(local.confirmedFlushLsn);
 }
 
 /** Whether a failover now would lose something for this slot that its subscriber does not mend by itself. */

@@ -194,8 +194,13 @@ function encodeGuard(guard: GuardRecord): EncodedBody["guards"][number] {
   };
 }
 
-function encodeProvision({ staged, origin, proof }: Provision) {
-  return { staged: staged.map(encodeStaged), origin: origin && encodeStaged(origin), proof };
+function encodeProvision({ staged, origin, proof, beginning: { seen, settled } }: Provision) {
+  return {
+    staged: staged.map(encodeStaged),
+    origin: origin && encodeStaged(origin),
+    proof,
+    beginning: { seen: lsnText(seen), settled: lsnText(settled) },
+  };
 }
 
 function encodeStaged({
@@ -234,10 +239,11 @@ function encodeSlot(record: SlotRecord): EncodedBody["slots"][number] {
     served: record.served,
     twoPhaseXid: record.twoPhaseXid,
     ours: record.ours,
-    births: record.births.map(({ databaseOid, plugin, at, since }) => ({
+    births: record.births.map(({ databaseOid, plugin, at, settled, since }) => ({
       databaseOid: finite(databaseOid),
       plugin,
       at: formatLsn(at),
+      settled,
       since: finite(since),
     })),
     ...encodeProvision(record),

@@ -1,7 +1,7 @@
 /** What a journal's body must look like, field by field. The names in it end up in drops and paths: nothing is taken on trust. */
 import { z } from "zod";
 import type { FinishOutcome } from "../domain/finish.ts";
-import { PROVEN } from "../domain/journal.ts";
+import { PROVEN, UNPROVISIONED } from "../domain/journal.ts";
 import { type Lsn, parseLsn } from "../domain/lsn.ts";
 import { isOwnSlotName, isValidSlotName } from "../domain/names.ts";
 import type { Protection, Reason } from "../domain/protection.ts";
@@ -104,6 +104,10 @@ const provision = {
     // nobody looked for the mappings before version 2
     .strictObject({ start: z.boolean(), wal: z.boolean(), mappings: z.boolean().default(false) })
     .default(PROVEN),
+  // journals of before births were told apart do not say: it is looked into anew
+  beginning: z
+    .strictObject({ seen: lsn.nullable(), settled: lsn.nullable() })
+    .default(UNPROVISIONED.beginning),
 };
 
 const guard = z.strictObject({
@@ -130,7 +134,15 @@ const slotFields = z.strictObject({
   served: z.boolean().default(false),
   twoPhaseXid: xid.nullable().default(null),
   ours: z.strictObject({ databaseOid: oid, plugin: z.string(), twoPhase: z.boolean() }).nullable(),
-  births: z.array(z.strictObject({ databaseOid: oid, plugin: z.string(), at: lsn, since: time })),
+  births: z.array(
+    z.strictObject({
+      databaseOid: oid,
+      plugin: z.string(),
+      at: lsn,
+      settled: z.boolean().default(false),
+      since: time,
+    }),
+  ),
   maxTarget: lsn.nullable(),
   // journals of version 1 do not say
   bornAt: lsn.nullable().default(null),

@@ -231,8 +231,22 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        CASE WHEN NOT pg_catalog.pg_is_in_recovery()
             THEN pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END AS timeline`;
 
-/** Brings a running-xacts record at once, for a guard that is being created (16+). Allowed on the primary by I12. */
+/** Brings a running-xacts record at once, for a guard that is being created or is new (16+). Allowed on the primary by I12. */
 export const LOG_STANDBY_SNAPSHOT = "SELECT pg_catalog.pg_log_standby_snapshot()";
+
+/** The three oldest transactions with an id, prepared ones too; the role sees others' with pg_monitor. Columns: who, database, seconds. */
+export const OLDEST_TRANSACTIONS = `
+SELECT who, database, GREATEST(0, seconds)::pg_catalog.int8::pg_catalog.text AS seconds
+  FROM (SELECT pg_catalog.concat('process ', a.pid) AS who, a.datname::pg_catalog.text AS database,
+               pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) a.xact_start) AS seconds,
+               pg_catalog.age(a.backend_xid) AS age
+          FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_xid IS NOT NULL
+        UNION ALL
+        SELECT pg_catalog.concat('prepared transaction ', p.transaction), p.database::pg_catalog.text,
+               pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) p.prepared),
+               pg_catalog.age(p.transaction)
+          FROM pg_catalog.pg_prepared_xacts AS p) AS open
+ ORDER BY age DESC LIMIT 3`;
 
 const WHILE_STANDBY = "CASE WHEN pg_catalog.pg_is_in_recovery() THEN";
 const WHILE_PRIMARY = "CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN";

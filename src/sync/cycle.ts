@@ -13,6 +13,7 @@ import { judge } from "../domain/judge.ts";
 import { poolerProblems } from "../domain/pooler.ts";
 import { againstReadiness, anyStop } from "../domain/prerequisites.ts";
 import { buildStatus } from "../domain/status.ts";
+import { withSnapshots } from "./births.ts";
 import { anyCopyUnprotected, positionsMoved } from "./changes.ts";
 import { pooledKeys } from "./links.ts";
 import { observeBoth } from "./observe-both.ts";
@@ -34,12 +35,9 @@ export async function runCycle(
   const atWork = sidecar.atWork();
   const now = sidecar.now();
   sidecar.primary.lookAbout();
-  const { primary, look } = await observeBoth(
-    sidecar.standby,
-    sidecar.primary,
-    sidecar.lastLook,
-    sidecar.directory,
-  );
+  const seenBoth = await observeBoth(sidecar.standby, sidecar.primary, sidecar.lastLook, sidecar.directory);
+  const look = { ...seenBoth.look, view: await withSnapshots(sidecar, seenBoth.look.view) };
+  const primary = { ...seenBoth.primary, openTransactions: sidecar.haste.openTransactions };
   sidecar.lastLook = look;
   sidecar.primaryWalLsn = primary.walLsn;
   sidecar.vouched = false;
@@ -89,8 +87,10 @@ export async function runCycle(
   const again = await sidecar.act(actions);
   sidecar.considerRestart(plan.awaitingRestart, again || actions.some(isFileAction));
   await sidecar.tidy(judged.trusted ? primary : { pins: [] });
+  const hastened = await sidecar.haste.hasten(sidecar, look.view);
   sidecar.report(buildStatus(sidecar.journal, look.view, problems, "live", judged.notChosen));
   const busy = actions.some(({ kind }) => !UPKEEP.includes(kind)) || sidecar.applier.busyDatabases.size > 0;
-  const changed = busy || positionsMoved(before, sidecar.journal) || anyCopyUnprotected(sidecar.journal);
+  const changed =
+    busy || hastened || positionsMoved(before, sidecar.journal) || anyCopyUnprotected(sidecar.journal);
   return { kind: "synced", changed, again };
 }

@@ -44,6 +44,7 @@ import { observeStandby, type StandbyLook } from "../observe/standby.ts";
 import type { ConnInfo } from "../pg/conninfo.ts";
 import { describeError } from "../pg/errors.ts";
 import { LOG_STANDBY_SNAPSHOT } from "../pg/sql.ts";
+import { Haste } from "./births.ts";
 import { PrimaryLink, type PrimaryWay, StandbyLink, type Timeouts } from "./links.ts";
 import { CycleMemory } from "./memory.ts";
 import { RestartKeeper, type RestartOptions } from "./restart.ts";
@@ -82,6 +83,7 @@ export class Sidecar {
   readonly directory: DataDirectory | null;
   readonly restarts: RestartKeeper | null;
   readonly #axis: TimeAxis;
+  readonly haste = new Haste();
   readonly #pins: PinKeeper;
   readonly #snapshots: SnapshotStore;
   applier: Applier;

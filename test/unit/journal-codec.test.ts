@@ -66,6 +66,7 @@ const provision = {
     { start: fc.boolean(), wal: fc.boolean(), mappings: fc.boolean() },
     { noNullPrototype: true },
   ),
+  beginning: fc.record({ seen: orNull(lsn), settled: orNull(lsn) }, { noNullPrototype: true }),
 };
 const slotRecord: fc.Arbitrary<SlotRecord> = fc.record(
   {
@@ -82,7 +83,10 @@ const slotRecord: fc.Arbitrary<SlotRecord> = fc.record(
     twoPhaseXid: orNull(xid),
     ours: orNull(identity),
     births: fc.array(
-      fc.record({ databaseOid: oid, plugin: text, at: lsn, since: time }, { noNullPrototype: true }),
+      fc.record(
+        { databaseOid: oid, plugin: text, at: lsn, settled: fc.boolean(), since: time },
+        { noNullPrototype: true },
+      ),
       { maxLength: 4 },
     ),
     maxTarget: orNull(lsn),
@@ -268,6 +272,7 @@ const someSlot: SlotRecord = {
   staged: [],
   origin: null,
   proof: { start: true, wal: true, mappings: true },
+  beginning: { seen: null, settled: 0x16_b3600000n as Lsn },
   maxTarget: 0x16_b374d848n as Lsn,
   bornAt: null,
   dropping: false,

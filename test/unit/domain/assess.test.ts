@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { type AssessInput, answer, assessFromJournal, assessLive } from "../../../src/domain/assess.ts";
-import { emptyJournal, type JournalState, PROVEN, type SlotRecord } from "../../../src/domain/journal.ts";
+import { emptyJournal, type JournalState, type SlotRecord } from "../../../src/domain/journal.ts";
 import type { Lsn } from "../../../src/domain/lsn.ts";
 import { guardName } from "../../../src/domain/names.ts";
 import type { PrimaryView, StandbyView } from "../../../src/domain/observation.ts";
@@ -338,7 +338,7 @@ describe("while both servers answer", () => {
       },
       ...{ snapshot: "kept" as const, pin: null, at: NOW, loadedBy: null },
     };
-    const came = { staged: [], origin, proof: PROVEN };
+    const came = { ...SQL_MADE, origin };
     const seen = (rows: boolean) => ({
       rows: rows ? { physical: 700 as Xid, original: 700 as Xid } : null,
     });

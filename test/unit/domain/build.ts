@@ -4,6 +4,7 @@ import {
   emptyJournal,
   type JournalState,
   PROVEN,
+  SETTLED,
   type SlotRecord,
   UNPROVISIONED,
 } from "../../../src/domain/journal.ts";
@@ -23,7 +24,7 @@ export const HOLD = `slotsync_hold_1_${ID}`;
 export const OURS: SlotIdentity = { databaseOid: 1, plugin: "pgoutput", twoPhase: false };
 
 /** How a slot stands that was made by SQL. */
-export const SQL_MADE = { ...UNPROVISIONED, proof: PROVEN };
+export const SQL_MADE = { ...UNPROVISIONED, proof: PROVEN, beginning: SETTLED };
 
 /** The history of a standby of that timeline that was promoted with WAL up to there. */
 export function leftAt(position: number | bigint, timeline = 1): OwnHistory {
@@ -34,7 +35,14 @@ export const lsn = (position: number): Lsn => BigInt(position) as Lsn;
 
 /** A copy of ours that was sent a second ago, to appear at that position. */
 export function birth(position: number, more: Partial<Birth> = {}): Birth {
-  return { databaseOid: 1, plugin: "pgoutput", at: lsn(position), since: NOW - 1_000, ...more };
+  return {
+    databaseOid: 1,
+    plugin: "pgoutput",
+    at: lsn(position),
+    settled: true,
+    since: NOW - 1_000,
+    ...more,
+  };
 }
 
 export function slot(name: string, position: number | null, more: Partial<LogicalSlot> = {}): LogicalSlot {
@@ -98,8 +106,7 @@ export function record(
     detail: null,
     failure: null,
     since: NOW - 1_000,
-    ...UNPROVISIONED,
-    proof: PROVEN,
+    ...SQL_MADE,
     ...more,
   };
 }

@@ -56,12 +56,18 @@ export interface SSlot {
   meant: bigint;
   invalid: string | null;
   pid: number | null;
+  /**
+   * Where the slot that it goes back to found its consistent point: catalog changes were in flight then, and as long as decoding begins
+   * before a later running-xacts record, rows are sent by the catalogs of before (K4).
+   */
+  birth: bigint;
 }
 
 /** A statement that the sidecar's death or a lost connection has left running on the standby. */
 export interface Late {
   action: Extract<Action, { kind: "create" }>;
   sourceRestart: bigint;
+  sourceBirth: bigint;
 }
 
 export class World {
@@ -71,6 +77,8 @@ export class World {
   standbyTimeline = 1;
   readonly forks: { timeline: number; until: Lsn }[] = [];
   runningXacts: bigint[] = [100n * MB];
+  /** A transaction is open, and nothing's restart_lsn passes its beginning. */
+  longTransaction = false;
   flushed = 100n * MB;
   replay = 100n * MB;
   /** What a walreceiver would tell; unknown after a start until it streams. */
@@ -96,7 +104,14 @@ export class World {
     if (record) this.runningXacts.push(this.wal);
   }
 
+  /** What the sidecar asks for while a guard is new. */
+  nudge(): void {
+    this.wal += 64n;
+    this.runningXacts.push(this.wal);
+  }
+
   lastRunningXacts(at: bigint, least: bigint): bigint {
+    if (this.longTransaction) return least;
     let found = least;
     for (const lsn of this.runningXacts) if (lsn <= at && lsn > found) found = lsn;
     return found;
@@ -261,6 +276,7 @@ export class World {
       foreign: true,
       consumed: false,
       meant: 0n,
+      birth: this.wal,
     });
   }
 
@@ -390,6 +406,7 @@ export class World {
       foreign: false,
       consumed: false,
       meant: to,
+      birth: source.birth,
     });
   }
 
@@ -413,6 +430,7 @@ export class World {
           foreign: false,
           consumed: false,
           meant: 0n,
+          birth: this.wal,
         });
       }
       case "advance_guard":
@@ -450,6 +468,7 @@ export class World {
           db: guard.db,
           restart: guard.restart,
           confirmed: guard.confirmed,
+          birth: guard.birth,
           foreign: false,
           consumed: false,
         });

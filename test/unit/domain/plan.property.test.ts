@@ -103,6 +103,14 @@ const worldStep = fc.oneof(
   { weight: 1, arbitrary: fc.constant(inWorld("crashPrimary", (world) => world.crashPrimary())) },
   { weight: 1, arbitrary: fc.constant(inWorld("checkpoint", (world) => world.checkpointPrimary())) },
   { weight: 1, arbitrary: fc.constant(inWorld("crashStandby", (world) => world.crashStandby())) },
+  {
+    weight: 1,
+    arbitrary: fc.boolean().map((open) =>
+      inWorld(`longTransaction(${open})`, (world) => {
+        world.longTransaction = open;
+      }),
+    ),
+  },
   { weight: 1, arbitrary: fc.constant(inWorld("restartpoint", (world) => world.doRestartpoint())) },
 );
 
@@ -229,6 +237,7 @@ const setup = fc.record({
 function heal(model: SidecarModel): void {
   const { world } = model;
   world.maxSlots = 64;
+  world.longTransaction = false;
   for (const slot of [...world.primary.values()])
     if (slot.invalid || slot.twoPhase) world.primary.delete(slot.name);
   for (const slot of world.standby.values()) slot.pid = null;

@@ -221,7 +221,7 @@ describe("start and WAL are proven (I2, I3)", () => {
       restartLsn: restart === null ? null : lsn(restart),
       catalogXmin: xid(600),
     });
-    return proofNow({ staged: [], origin, proof }, local);
+    return proofNow({ ...UNPROVISIONED, origin, proof }, local);
   };
   const nothing = UNPROVISIONED.proof;
 
@@ -273,13 +273,13 @@ describe("which file a slot was loaded from", () => {
 
   test("the latest attempt that fits, and nothing of it is proven", () => {
     const twice = { ...creating, staged: [{ ...ORIGIN, pin: null }, ORIGIN] };
-    expect(provisionOf(creating, local)).toEqual({ staged: [], origin: ORIGIN, proof: UNPROVISIONED.proof });
+    expect(provisionOf(creating, local)).toEqual({ ...UNPROVISIONED, origin: ORIGIN });
     expect(provisionOf(creating, slot("x", 495, { restartLsn: lsn(490) })).origin).toBe(older);
     expect(provisionOf(twice, local).origin?.pin).toBe(PIN);
   });
 
   test("one that fits none was made by SQL", () => {
-    expect(provisionOf(creating, slot("x", 900))).toEqual({ staged: [], origin: null, proof: PROVEN });
+    expect(provisionOf(creating, slot("x", 900))).toEqual({ ...UNPROVISIONED, proof: PROVEN });
   });
 
   test("a guard that was to come by its file, and came by one that nobody knows, is not proven", () => {

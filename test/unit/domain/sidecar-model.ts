@@ -142,7 +142,15 @@ export class SidecarModel {
     this.checkPromises("after the journal was written");
     for (const step of script.beforeActing) step(this.world);
     this.#act(planned.actions, script);
+    if (this.#hasNewGuard()) this.world.nudge();
     return planned;
+  }
+
+  #hasNewGuard(): boolean {
+    return Object.values(this.journal.guards).some(({ name }) => {
+      const guard = this.world.standby.get(name);
+      return guard !== undefined && guard.restart <= guard.birth;
+    });
   }
 
   #chosen(primary: PrimaryView): PrimarySlot[] {
@@ -235,7 +243,7 @@ export class SidecarModel {
     if (leavesStatement && action.kind === "create") {
       const source = this.world.standby.get(action.from);
       if (source && !source.invalid && source.confirmed <= action.to && action.to <= this.world.replay)
-        this.world.late.push({ action, sourceRestart: source.restart });
+        this.world.late.push({ action, sourceRestart: source.restart, sourceBirth: source.birth });
     }
     this.kill();
     this.checkPromises("after the kill");
@@ -278,6 +286,7 @@ export class SidecarModel {
       foreign: false,
       consumed: false,
       meant: to,
+      birth: late.sourceBirth,
     });
   }
 
@@ -456,6 +465,11 @@ export class SidecarModel {
       );
       must(seen.confirmed !== null && slot.confirmed <= seen.confirmed, "I1, I6: never ahead", detail(slot));
       must(slot.restart >= world.walKept, "I3, I6: its WAL is here", detail(slot));
+      must(
+        slot.restart > slot.birth,
+        "K4, I6: no rows by the catalogs of before its guard's birth",
+        detail(slot),
+      );
     }
     if (!this.fresh) return;
     for (const record of this.saved.slots.values()) {

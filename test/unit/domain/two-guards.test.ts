@@ -4,7 +4,7 @@
  */
 import { describe, expect, test } from "vitest";
 import { type FinishStep, planFinish } from "../../../src/domain/finish.ts";
-import { type GuardRecord, PROVEN, type Proof, UNPROVISIONED } from "../../../src/domain/journal.ts";
+import { type GuardRecord, PROVEN, type Proof } from "../../../src/domain/journal.ts";
 import { plan } from "../../../src/domain/plan.ts";
 import { rowsHeldNow } from "../../../src/domain/proof.ts";
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
@@ -19,6 +19,7 @@ import {
   NOW,
   primaryView,
   record,
+  SQL_MADE,
   slot,
   standbyView,
 } from "./build.ts";
@@ -256,7 +257,9 @@ function run({
       }),
     );
     const identity = { name, database: "db1", databaseOid: 1, state: "owned" as const };
-    records[1] = { ...identity, ...UNPROVISIONED, origin, proof, maxTarget: lsn(maxTarget) };
+    // one whose start is proven without having moved begins by the snapshot that came with it
+    const loaded = proof.start ? { ...origin, snapshot: "kept" as const } : origin;
+    records[1] = { ...identity, ...SQL_MADE, origin: loaded, proof, maxTarget: lsn(maxTarget) };
   }
   const there = slot("x", position, { twoPhase, catalogXmin: originalXmin as Xid });
   if (loaded) here.push(slot("x", position));
