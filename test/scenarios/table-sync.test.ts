@@ -2,6 +2,7 @@
 import { expect, onTestFinished, test } from "vitest";
 import type { SlotStatus, Status } from "../../src/domain/status.ts";
 import { tableRepair } from "../../src/domain/table-sync.ts";
+import { parseConnInfo } from "../../src/pg/conninfo.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import { startCluster, type TestCluster } from "../support/cluster-fixture.ts";
 import { repoint, subscribe, waitSubscribed } from "../support/consumer.ts";
@@ -15,6 +16,9 @@ import { waitForReceipt } from "../support/wal.ts";
 
 const TABLES = ["first", "second", "third"];
 const COPIED_LATER = ["second", "third"];
+
+const MAY = (major: number) =>
+  major < 16 ? "pg_read_binary_file(text, bigint, bigint, boolean)" : "pg_log_standby_snapshot()";
 
 interface Scene {
   cluster: TestCluster;
@@ -49,7 +53,11 @@ const untilStates = (subscriber: PgServer, state: string) =>
 async function copiesUnderWay(major: number, more: Record<string, string> = {}): Promise<Scene> {
   const cluster = await startCluster({ major, subscriber: true });
   const { primary, standby, subscriber } = cluster;
+  // a role as the documentation has it, which sees the primary's walsenders
+  await primary.query("create role side login replication; grant pg_monitor to side");
+  await primary.query(`grant execute on function ${MAY(major)} to side`);
   const sidecar = await startSidecar(standby, {
+    primaryConn: parseConnInfo(primary.dsn("postgres", "side")),
     selection: { include: [{ name: "sub1" }], exclude: [] },
     nap: QUICK,
   });
@@ -168,6 +176,31 @@ describeEach(MAJORS, USED, (major) => {
     await untilEqual(cluster);
     expect(await syncSlots(standby)).toEqual([]);
   });
+
+  test.runIf(major >= 17)(
+    "a subscription with failover = true gives its table syncs' slots the flag, and they come through as well (K7)",
+    async () => {
+      const { cluster, sidecar, letCopy } = await copiesUnderWay(major, { failover: "true" });
+      const { primary, standby, subscriber } = cluster;
+      const letGo = await holdMainWorker(cluster);
+      await letCopy();
+      await untilStates(subscriber, "f");
+      await primary.query("insert into second values (4)");
+      await waitForReceipt(primary, standby);
+      const status = await sidecar.until(
+        "all to be ready",
+        (seen) => seen.ready && syncSlotsIn(seen).length === 2,
+      );
+      expect(syncSlotsIn(status).map(({ chosenBy }) => chosenBy)).toEqual([
+        ["flag", "table sync of sub1"],
+        ["flag", "table sync of sub1"],
+      ]);
+      await failOver(cluster, sidecar);
+      await repoint(subscriber, "sub1", standby);
+      await letGo();
+      await untilEqual(cluster);
+    },
+  );
 
   test("while a table is being copied its slot does not stand against being ready, and after a failover the table is copied again (K7)", async () => {
     const { cluster, sidecar, letCopy } = await copiesUnderWay(major);
