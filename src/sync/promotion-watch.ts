@@ -57,7 +57,7 @@ export class PromotionWatch {
   #changed(name: string | null): void {
     // the server takes the file away again within moments: that it was there is enough
     if (name === PROMOTE) this.#signs.onPromote();
-    if (name !== STANDBY_SIGNAL || this.#isSignalThere()) return;
+    if (name !== STANDBY_SIGNAL) return;
     clearTimeout(this.#gone);
     this.#gone = setTimeout(() => {
       if (!this.#isSignalThere()) this.#signs.onSignalGone();

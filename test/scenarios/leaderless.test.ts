@@ -65,21 +65,6 @@ onMajor(
       });
     });
 
-    test("an unset primary_slot_name stands against readiness while the primary answers, and still does when that dies afterwards", async () => {
-      const { primary, standby } = await startCluster({ major });
-      await createLogicalSlot(primary, "app");
-      const config = writeConfig(standby);
-      const sidecar = await startSidecar(standby, { nap: QUICK, stateDirectory: config.stateDirectory });
-      await sidecar.until("a first look", ({ source }) => source === "live");
-      await setUpstream(standby, null, "");
-      await sidecar.until("it to be a stop", ({ problems }) =>
-        problems.some(({ code, severity }) => code === "primary_slot_name_unset" && severity === "stop"),
-      );
-      await primary.kill();
-      await sidecar.until("the loss to be seen", ({ source }) => source === "journal");
-      expect((await cli(["check", "-c", config.file])).code).not.toBe(0);
-    });
-
     test("signs of promotion are seen also in a data directory that was put in the place of the old one (K7, I8)", async () => {
       const { primary, standby } = await startCluster({ major });
       await createLogicalSlot(primary, "app");

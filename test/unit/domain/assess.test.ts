@@ -4,6 +4,7 @@ import { emptyJournal, type JournalState, type SlotRecord } from "../../../src/d
 import type { Lsn } from "../../../src/domain/lsn.ts";
 import { guardName } from "../../../src/domain/names.ts";
 import type { PrimaryView, StandbyView } from "../../../src/domain/observation.ts";
+import { standbyProblems } from "../../../src/domain/prerequisites.ts";
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
 import { SEEN_WITHIN_MS } from "../../../src/domain/vouch.ts";
 import type { Xid } from "../../../src/domain/xid.ts";
@@ -522,6 +523,16 @@ describe("while the primary is dead", () => {
       record("a", 200, { protection: "blocked", reason: "slot_invalidated", detail: "it is" }),
     ]);
     expect(dead({ ...healthy, journal: unfit })).toMatchObject({ code: 1 });
+  });
+
+  test("6b. a primary_slot_name that an HA manager has cleared since does not stand against it; one that was unset already does (K7)", () => {
+    const cleared = standby([guard, slot("a", 200)], { primarySlotName: "" });
+    const said = (problems: string[]) =>
+      dead({ journal: journal([record("a", 200)], { problems }), standby: cleared });
+    expect(said([])).toMatchObject({ code: 0 });
+    const [unset] = standbyProblems(cleared, journal([]));
+    expect(unset).toMatchObject({ code: "primary_slot_name_unset", severity: "stop" });
+    expect(said([unset?.message ?? ""])).toMatchObject({ code: 1 });
   });
 
   test("7. what stood against readiness when last seen still does", () => {
