@@ -2,6 +2,7 @@ import { expect, test } from "vitest";
 import type { Action } from "../../../src/domain/action.ts";
 import type { JournalState, SlotRecord } from "../../../src/domain/journal.ts";
 import {
+  noteAlive,
   noteDone,
   noteFailure,
   noteIntents,
@@ -9,6 +10,7 @@ import {
   noteStandby,
 } from "../../../src/domain/journal-update.ts";
 import type { LogicalSlot } from "../../../src/domain/slot.ts";
+import { SEEN_WITHIN_MS } from "../../../src/domain/vouch.ts";
 import {
   birth,
   GUARD,
@@ -260,4 +262,16 @@ test("the timeline that the standby received is remembered while it does not str
   expect(seen.standbyTimeline).toBe(3);
   expect(noteStandby(seen, { receivedTimeline: null }, 1)).toBe(seen);
   expect(noteStandby(seen, { receivedTimeline: 2 }, 1).standbyTimeline).toBe(2);
+});
+
+test("signs of one life are written down no more than once a second, but the first one that is too late for the journal to vouch is (I15)", () => {
+  const sign = (after: number) => ({ at: NOW + after, lsn: lsn(900), how: "refusal" as const });
+  const first = noteAlive(journalOf([], { quietUntil: NOW }), sign(SEEN_WITHIN_MS - 500));
+  expect(noteAlive(first, sign(SEEN_WITHIN_MS - 100))).toBe(first);
+  const late = noteAlive(first, sign(SEEN_WITHIN_MS + 1));
+  expect(late.alive).toEqual(sign(SEEN_WITHIN_MS + 1));
+  expect(noteAlive(late, sign(SEEN_WITHIN_MS + 900))).toBe(late);
+  expect(noteAlive(late, { ...sign(SEEN_WITHIN_MS + 900), lsn: lsn(901) })).not.toBe(late);
+  // what was covered by the last quiet moment is no news
+  expect(noteAlive(journalOf([], { quietUntil: NOW }), sign(0)).alive).toBeNull();
 });
