@@ -611,6 +611,83 @@ describe("what is done with slot files", () => {
   });
 });
 
+describe("what is left unstaged is named, with why", () => {
+  const left = (given: Partial<Case>) =>
+    run({ claim: "", actions: [], ...given }).unstaged.map(
+      ({ slot: name, reason, detail }) => `${name} ${reason} ${detail}`,
+    );
+
+  test("without the file grant: each slot and each database's guards, with the GRANT for the role and database that polled", () => {
+    const polledAs = { role: '"side car"', database: "app" };
+    const grant = expect.stringMatching(
+      /permission_denied .*GRANT EXECUTE ON FUNCTION pg_read_binary_file\(text, bigint, bigint, boolean\) TO "side car"; there, in database "app"/,
+    );
+    expect(left({ primary: { mayReadFiles: false, polledAs } })).toEqual([grant, grant]);
+    expect(left({ primary: { mayReadFiles: false, polledAs }, ...here11 })).toEqual([grant]);
+  });
+
+  test.each<[string, Partial<Case>, (string | RegExp)[]]>([
+    ["what is about to be staged is not left", {}, []],
+    ["what is staged is not", { staged: ["x"], guards: true }, []],
+    ["what is here is not", { here: [slot("x", 500), slot(GUARD, 500), slot(LOW, 500)], guards: true }, []],
+    [
+      "no room at the next start",
+      { files: { maxReplicationSlots: 2, folderCount: 2 } },
+      [/^x too_many_slots/, /^the guards of database "db1" too_many_slots/],
+    ],
+    ["a folder that nobody knows", { foreign: ["x"], guards: true }, [/^x name_conflict/]],
+    [
+      "an invalidated slot",
+      { there: [slot("x", 500, { invalidation: "wal_removed" }), slot("y", 500)] },
+      [/^x slot_invalidated/],
+    ],
+    ["on 16, where slots come by SQL, none is", { version: 160_014 }, []],
+  ])("%s", (_, given, expected) => {
+    expect(left(given)).toEqual(expected.map((each) => expect.stringMatching(each)));
+  });
+
+  test("a command that does not come back stages all of them, a sidecar a part in each cycle", () => {
+    const there = Array.from({ length: 60 }, (_, at) => slot(`x${at}`, 500));
+    const files = { maxReplicationSlots: 100 };
+    const staged = (stageAll: boolean) =>
+      run({ claim: "", actions: [], there, files, memory: { stageAll } }).actions.filter(
+        ({ kind }) => kind === "stage",
+      );
+    expect([staged(true).length, staged(false).length]).toEqual([62, 50]);
+  });
+});
+
+describe("slots of table syncs are never staged: they are gone before the next start", () => {
+  const sync = "pg_16400_sync_16389_7714095152818310914";
+
+  test.each<[string, Partial<Case>, string]>([
+    [
+      "on 15 a guard holds it",
+      { here: [slot(GUARD, 400)], journal: { guards: journalOf().guards } },
+      "guarded",
+    ],
+    ["… and without one it waits for the start that brings guards", {}, "waiting restart_pending"],
+    [
+      "on 16 it comes by SQL, whatever the others do",
+      { version: 160_014, here: [slot(GUARD, 400)], policy: { provision: "file" } },
+      "guarded",
+    ],
+  ])("%s", (_, given, expected) => {
+    const { actions, verdicts, unstaged } = run({
+      claim: "",
+      actions: [],
+      there: [slot(sync, 500)],
+      ...given,
+    });
+    expect(
+      actions.flatMap((action) => (action.kind === "stage" && action.slot === sync ? [action] : [])),
+    ).toEqual([]);
+    const { protection, reason } = verdicts.get(sync) ?? {};
+    expect([protection, reason].filter(Boolean).join(" ")).toBe(expected);
+    expect(unstaged.filter(({ slot: name }) => name === sync)).toEqual([]);
+  });
+});
+
 describe("what staged slots still need", () => {
   const old = stagedFrom({ restartLsn: lsn(10), pin: "p1" });
   const newer = stagedFrom({ restartLsn: lsn(20), pin: "p2" });
