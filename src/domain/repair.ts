@@ -6,7 +6,14 @@ import type { FinishedSlot } from "./finish.ts";
 import { isValidSlotName } from "./names.ts";
 
 /** Those whose slot is here, so that the subscription can go on from it. */
-const GOES_ON: readonly FinishedSlot["outcome"][] = ["kept", "advanced", "materialised", "in_use", "failed"];
+const GOES_ON: readonly FinishedSlot["outcome"][] = [
+  "kept",
+  "kept_unproven",
+  "advanced",
+  "materialised",
+  "in_use",
+  "failed",
+];
 
 /**
  * The statements for one subscriber, or null where none are needed or none would help. `pg_subscription` is shared by all databases of a

@@ -1,6 +1,9 @@
 /** The order in which the finishing step is done, against a server that counts its replication slots. */
+import { mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
 import { pino } from "pino";
-import { expect, test } from "vitest";
+import { expect, onTestFinished, test } from "vitest";
 import type { JournalState, SlotRecord } from "../../src/domain/journal.ts";
 import { formatLsn, type Lsn, parseLsn } from "../../src/domain/lsn.ts";
 import type { LogicalSlot } from "../../src/domain/slot.ts";
@@ -31,6 +34,8 @@ class Server {
   /** What happens by itself before the server is looked at for the so-manieth time, from 1 on. */
   before: (look: number, slots: Map<string, LogicalSlot>) => void = () => {};
   #looks = 0;
+  /** Why it does not give the history of its timeline, or null. */
+  historyError: Error | null = null;
 
   constructor(slots: LogicalSlot[], max: number, version = VERSION) {
     this.slots = new Map(slots.map((one) => [one.name, one]));
@@ -81,6 +86,7 @@ class Server {
         }
       },
       script: async (sql: string) => {
+        if (sql === timelineHistory(2) && this.historyError) throw this.historyError;
         if (sql === timelineHistory(2)) return [[{ content: `1\t${formatLsn(END_OF_WAL)}\tnone\n` }]];
         return sql === lookAtPromoted(this.version) ? this.#look() : this.#command(sql);
       },
@@ -167,7 +173,7 @@ async function finish(server: Server, journal: JournalState, directory: string |
   });
   if (!report) throw new Error("nothing was finished");
   const outcomes = Object.fromEntries(report.slots.map(({ name, outcome }) => [name, outcome]));
-  return { complete: report.complete, outcomes };
+  return { complete: report.complete, outcomes, historyError: report.historyError };
 }
 
 const at = (position: number, more: Partial<SlotRecord> = {}): Partial<SlotRecord> => ({
@@ -179,7 +185,11 @@ test("a slot made anew in a database that never came here is dropped all the sam
   const server = new Server([guard(300), slot("x", 400)], 10);
   const elsewhere = { database: "db9", databaseOid: 9 };
   const journal = journalOf([record("x", "owned", 400, at(500, elsewhere))]);
-  expect(await finish(server, journal)).toEqual({ complete: true, outcomes: { x: "dropped" } });
+  expect(await finish(server, journal)).toEqual({
+    complete: true,
+    historyError: null,
+    outcomes: { x: "dropped" },
+  });
   expect([...server.slots.keys()]).toEqual([]);
 });
 
@@ -192,6 +202,7 @@ test("what may not wear its name goes before anything else is done (I6)", async 
   ]);
   expect(await finish(server, journal)).toEqual({
     complete: true,
+    historyError: null,
     outcomes: { far: "advanced", ahead: "materialised", gone: "dropped" },
   });
   expect(server.done.slice(0, 2)).toEqual(["drop ahead", "drop gone"]);
@@ -204,6 +215,7 @@ test("with every replication slot in use, slots that were synced decode each for
   const journal = journalOf([record("a", "owned", 100, at(far)), record("b", "owned", 100, at(far))]);
   expect(await finish(server, journal)).toEqual({
     complete: true,
+    historyError: null,
     outcomes: { a: "advanced", b: "advanced" },
   });
   expect(server.done).toEqual(["advance a", "advance b", `drop ${GUARD}`]);
@@ -272,6 +284,7 @@ test("where idle slots are given up, all that the journal knows is used before a
   ]);
   expect(await finish(server, journal)).toEqual({
     complete: true,
+    historyError: null,
     outcomes: { x: "advanced", flagged: "kept", new: "materialised" },
   });
   expect(server.done).toEqual([
@@ -306,4 +319,42 @@ test("a slot that the server gives up while the others are worked on is not told
     if (found) found.invalidation = "idle_timeout";
   };
   expect(await finish(again, journal)).toMatchObject({ complete: false, outcomes: { x: "failed" } });
+});
+
+/** A subscriber that was seen ahead of this node, which had replayed 384 then. */
+const ahead = (more: Partial<JournalState> = {}, maxTarget = 300) =>
+  journalOf([record("x", "owned", maxTarget, at(800, { commonLsn: lsn(384) }))], more);
+
+test("where the history of its timeline cannot be read, a slot comes only to what this node was seen to have, the report says why, and another attempt may mend it (I14)", async () => {
+  const server = new Server([slot("x", 300)], 10);
+  server.historyError = failure("53300", "sorry, too many clients already");
+  const first = await finish(server, ahead());
+  expect(first).toMatchObject({ complete: false, outcomes: { x: "advanced" } });
+  expect(first.historyError).toContain("too many clients");
+  expect(server.slots.get("x")?.confirmedFlushLsn).toBe(lsn(384));
+  server.historyError = null;
+  expect(await finish(server, ahead({}, 384))).toMatchObject({ complete: true, historyError: null });
+  expect(server.slots.get("x")?.confirmedFlushLsn).toBe(lsn(800));
+});
+
+test("the data directory tells it as well (I14)", async () => {
+  const directory = mkdtempSync(path.join(tmpdir(), "pg-slotsync-history-"));
+  onTestFinished(() => rmSync(directory, { recursive: true }));
+  mkdirSync(path.join(directory, "pg_wal"));
+  const file = path.join(directory, "pg_wal", "00000002.history");
+  const served = async () => {
+    const server = new Server([slot("x", 300)], 10);
+    server.historyError = failure("53300", "sorry, too many clients already");
+    const { historyError } = await finish(server, ahead({ systemIdentifier: null }), directory);
+    return { historyError, at: server.slots.get("x")?.confirmedFlushLsn };
+  };
+  writeFileSync(file, "1\t0/190\tno recovery target specified\n");
+  expect(await served()).toEqual({ historyError: null, at: lsn(400) });
+  renameSync(file, `${file}.elsewhere`);
+  symlinkSync(`${file}.elsewhere`, file);
+  expect((await served()).historyError, "a link is not followed").toContain("00000002.history");
+  writeFileSync(`${file}.elsewhere`, "nonsense\n");
+  rmSync(file);
+  renameSync(`${file}.elsewhere`, file);
+  expect((await served()).historyError).toContain("a line that is none");
 });

@@ -220,9 +220,10 @@ describe("after a promotion (I14)", () => {
       timeline: 3,
       endOfWalLsn: "0/384",
       historyError: null,
+      unseen: null,
       complete: true,
     };
-    const text = describeFinish({ ...report, slots: [line] } as Parameters<typeof describeFinish>[0]);
+    const text = describeFinish({ ...report, slots: [line] });
     expect(text).toContain("of 1 subscriber(s) it is not known how much they have that this node lacks: x");
   });
 
