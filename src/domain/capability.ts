@@ -41,3 +41,22 @@ export function startsByItself(serverVersionNum: number): boolean {
   const major = Math.floor(serverVersionNum / 10_000);
   return major >= 17 || serverVersionNum % 10_000 >= (MENDED_IN[major] ?? Number.POSITIVE_INFINITY);
 }
+
+/**
+ * The first minor releases in which `pg_replication_slot_advance` moves a slot's `catalog_xmin` no further than real decoding does (May
+ * 2025). 11 and 12 were never mended.
+ */
+const ADVANCE_MENDED_IN: Readonly<Record<number, number>> = { 13: 21, 14: 18, 15: 13, 16: 9, 17: 5 };
+
+/** False where to advance a slot may let go of catalog rows that it still needs: of transactions that were open then (I4). */
+export function advanceKeepsRows(serverVersionNum: number): boolean {
+  const major = Math.floor(serverVersionNum / 10_000);
+  return major >= 18 || serverVersionNum % 10_000 >= (ADVANCE_MENDED_IN[major] ?? Number.POSITIVE_INFINITY);
+}
+
+/** The release to upgrade to for that, or null where there is none of the same major version. */
+export function advanceMendedIn(serverVersionNum: number): string | null {
+  const major = Math.floor(serverVersionNum / 10_000);
+  const minor = ADVANCE_MENDED_IN[major];
+  return minor === undefined ? null : `${major}.${minor}`;
+}

@@ -1,5 +1,5 @@
 /** Why a slot that is here may not serve after a failover, each as a verdict; null where there is no doubt. */
-import { tellsRowsRemoved } from "./capability.ts";
+import { advanceKeepsRows, tellsRowsRemoved } from "./capability.ts";
 import { idleTooLong } from "./idle.ts";
 import type { Provision, RowsHeld } from "./journal.ts";
 import { bytesBeyond, formatLsn, type Lsn } from "./lsn.ts";
@@ -7,7 +7,7 @@ import { isOwnSlotName } from "./names.ts";
 import type { PlanInput } from "./plan.ts";
 import { completeBackoffKey, mappingsBackoffKey, pluginBackoffKey } from "./plan-guard.ts";
 import { pluginDoubt } from "./plugins.ts";
-import { feedbackNow, holdsRows, proofNow } from "./proof.ts";
+import { feedbackNow, holdsRows, proofNow, ranAhead } from "./proof.ts";
 import { type Verdict, waiting } from "./protection.ts";
 import type { StandbySlot } from "./slot.ts";
 import { xidPrecedesOrEquals } from "./xid.ts";
@@ -71,8 +71,17 @@ function mappingsUnproven({ name }: StandbySlot, { memory, standby }: PlanInput)
 /** I4. Where the server tells (16+), what the feedback holds must be held for this very slot; where nobody tells, it is proven. */
 function rowsUnproven(local: StandbySlot, rows: RowsHeld | null, input: PlanInput): Verdict | null {
   const { primary, standby } = input;
-  if (tellsRowsRemoved(standby.serverVersionNum)) return rowsNotHeld(local, input);
-  if (holdsRows(rows, local.catalogXmin, standby.serverVersionNum)) return null;
+  const { serverVersionNum } = standby;
+  if (tellsRowsRemoved(serverVersionNum)) {
+    const notHeld = rowsNotHeld(local, input);
+    if (notHeld) return notHeld;
+  }
+  if (holdsRows(rows, local.catalogXmin, serverVersionNum)) return null;
+  if (rows !== null && !advanceKeepsRows(serverVersionNum) && ranAhead(rows, local.catalogXmin))
+    return waiting(
+      "catalog_rows_unproven",
+      `advancing has moved its catalog_xmin to ${local.catalogXmin ?? "NULL"}, past ${rows.original}, from which on the primary's slot needs catalog rows: this release of PostgreSQL does that too early (advance_runs_ahead). It is safe once the primary's slot has come up to it`,
+    );
   return waiting("catalog_rows_unproven", whyRowsUnproven(local, rows, primary));
 }
 

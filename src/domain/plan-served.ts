@@ -22,6 +22,7 @@ import {
   uncovered,
   whyUnfit,
 } from "./plan-slot.ts";
+import { rowsOf } from "./proof.ts";
 import { GUARDED, SYNCED, type Verdict, waiting } from "./protection.ts";
 import { type PrimarySlot, type StandbySlot, sameIdentity, slotNamed } from "./slot.ts";
 import { preparedTooEarly } from "./two-phase.ts";
@@ -85,7 +86,7 @@ function verdictOfServed(slot: PrimarySlot, local: StandbySlot, input: PlanInput
     // first of all: after a promotion the other doubts have passed, and this reason alone tells that the slot may not be kept (G5)
     preparedTooEarly(slot, input) ??
     notFlushed(confirmed, input) ??
-    doubtsOf(local, { ...UNPROVISIONED, proof: PROVEN }, null, input) ??
+    doubtsOf(local, { ...UNPROVISIONED, proof: PROVEN }, rowsOf(slot.name, slot, input), input) ??
     pluginUnproven(local, input) ??
     SYNCED
   );

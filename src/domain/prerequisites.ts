@@ -2,7 +2,7 @@
  * What must be right on both servers before anything is synced, as `validate_remote_info` and `ValidateSlotSyncParams` in
  * slotsync.c ask, and further. Checked in every cycle; each failure is one message that says what to set where.
  */
-import { createsOnStandby } from "./capability.ts";
+import { advanceKeepsRows, advanceMendedIn, createsOnStandby } from "./capability.ts";
 import { cascadeProblem } from "./cascade.ts";
 import { inGrace } from "./grace.ts";
 import type { JournalState } from "./journal.ts";
@@ -94,6 +94,7 @@ export function standbyProblems(standby: StandbyView, journal: JournalState): Pr
           .join("; ")})`,
       ),
     );
+  problems.push(...advanceProblem(standby));
   if (standby.files?.problem) problems.push(warning("data_directory_unusable", standby.files.problem.detail));
   else if (
     standby.files === null &&
@@ -116,6 +117,18 @@ export function standbyProblems(standby: StandbyView, journal: JournalState): Pr
       ),
     );
   return problems;
+}
+
+/** Slots that are brought on here may let go of catalog rows too early (I4). */
+function advanceProblem({ serverVersionNum }: StandbyView): Problem[] {
+  if (serverVersionNum < OLDEST_SUPPORTED || advanceKeepsRows(serverVersionNum)) return [];
+  const mended = advanceMendedIn(serverVersionNum);
+  return [
+    warning(
+      "advance_runs_ahead",
+      `in this release of PostgreSQL, advancing a slot may let go of catalog rows that open transactions still need: a slot to which that happens is not ready, and a promotion may leave one short of its position, so that its subscriber receives changes again. ${mended === null ? "No release of this major version mends it: upgrade to 13.21 or later" : `Upgrade to ${mended} or later`}`,
+    ),
+  ];
 }
 
 /**

@@ -3,7 +3,7 @@
  * mappings (I16). Slots made by SQL on 16 and later need none of it: there the server has seen to the start, and says so itself
  * when rows are removed.
  */
-import { tellsRowsRemoved } from "./capability.ts";
+import { advanceKeepsRows, tellsRowsRemoved } from "./capability.ts";
 import {
   type Birth,
   type JournalState,
@@ -87,9 +87,16 @@ export function rowsOf(name: string, original: Original | null, seen: Seen): Row
  * and to move a slot reads no catalogs. So it is enough that the feedback holds those, or what our slot needs if that is less.
  */
 export function holdsRows(rows: RowsHeld | null, catalogXmin: Xid | null, serverVersionNum: number): boolean {
+  // what an advance has let run ahead holds too little once this server is a primary
+  if (!advanceKeepsRows(serverVersionNum) && ranAhead(rows, catalogXmin)) return false;
   if (tellsRowsRemoved(serverVersionNum)) return true;
   if (rows === null || catalogXmin === null) return false;
   return xidPrecedesOrEquals(rows.physical, rows.original) || xidPrecedesOrEquals(rows.physical, catalogXmin);
+}
+
+/** True unless our slot is seen to hold all rows that the primary's does. */
+export function ranAhead(rows: RowsHeld | null, catalogXmin: Xid | null): boolean {
+  return rows === null || catalogXmin === null || !xidPrecedesOrEquals(catalogXmin, rows.original);
 }
 
 /** True when the slot is the one that was staged so. */

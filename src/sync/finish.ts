@@ -4,12 +4,12 @@
  */
 import type { Logger } from "pino";
 import { advanceSeen } from "../apply/advance.ts";
-import { type Create, createSlots } from "../apply/create.ts";
+import { type Create, createSlots, RanAheadError, wouldRunAhead } from "../apply/create.ts";
 import { dropFailoverSlot, dropOwnSlot } from "../apply/drop.ts";
 import { touchSlots } from "../apply/touch.ts";
 import { readHistoryFile } from "../datadir/history-file.ts";
 import { verifyDirectory } from "../datadir/identity.ts";
-import { givesUpIdle } from "../domain/capability.ts";
+import { advanceKeepsRows, copiesSlots, givesUpIdle } from "../domain/capability.ts";
 import { endOfWalOf, type Promoted } from "../domain/common-end.ts";
 import {
   type FinishedSlot,
@@ -64,6 +64,8 @@ export interface FinishContext {
 /** While a plan is carried out: the slots as they were when it was made. */
 interface Carrying extends FinishContext {
   planned: readonly StandbySlot[];
+  /** Where slots were left behind their position, for to advance them would have let go of rows (I4). */
+  stopped: Map<FinishStep, Lsn>;
 }
 
 /** Where the step's slot stood when the step was planned. */
@@ -99,14 +101,17 @@ async function finishPromotion(context: FinishContext, tookBack: boolean): Promi
     serverVersionNum,
     keepUnproven: context.keepUnproven,
   };
-  const { steps, errors } = await runPlan(input, context);
+  const { steps, errors, stopped } = await runPlan(input, context);
   const unflagged = await flagAgain(steps, errors, look.slots, context);
   const failedDatabases = new Set(
     steps.filter((step) => errors.get(step)).map((step) => step.record.databaseOid),
   );
   const { removed, left } = await removeGuards(context, look.slots, failedDatabases);
   const told = new Map([...unreadable(steps, errors, look.pluginRules), ...unflagged]);
-  const slots = reportLines(steps, errors, told, promoted);
+  const slots = reportLines(steps, errors, told, promoted).map((line, index) => {
+    const step = steps[index];
+    return shortOf(line, step && stopped.get(step));
+  });
   const finishedAt = context.now();
   const endOfWal = endOfWalOf(promoted);
   const unseen = journal.finish?.unseen ?? unseenAtEnd(journal, endOfWal, started, context.blindMs);
@@ -127,6 +132,18 @@ async function finishPromotion(context: FinishContext, tookBack: boolean): Promi
   const report = inWallTime(done, journal, context);
   await context.record(noteFinish(journal, steps, errors, removed, report));
   return report;
+}
+
+/** The line of a slot that was left where it stood: its subscriber receives again what it has confirmed since. */
+function shortOf(line: FinishedSlot, position: Lsn | undefined): FinishedSlot {
+  if (position === undefined) return line;
+  const why = `it was left at ${formatLsn(position)}, for advancing it would let go of catalog rows in this release of PostgreSQL: its subscriber receives again what it has confirmed since`;
+  return {
+    ...line,
+    outcome: line.outcome === "advanced" ? "kept" : line.outcome,
+    positionLsn: formatLsn(position),
+    detail: line.detail === null ? why : `${line.detail}; ${why}`,
+  };
 }
 
 /** Slots that are there, and that a setting lets nobody read. */
@@ -151,8 +168,9 @@ const ROUNDS = 3;
 async function runPlan(
   input: FinishInput,
   context: FinishContext,
-): Promise<{ steps: FinishStep[]; errors: Map<FinishStep, unknown> }> {
+): Promise<{ steps: FinishStep[]; errors: Map<FinishStep, unknown>; stopped: Map<FinishStep, Lsn> }> {
   let { journal } = input;
+  const stopped = new Map<FinishStep, Lsn>();
   let due = planFinish(input);
   let steps = due;
   let planned = input.slots;
@@ -160,14 +178,15 @@ async function runPlan(
   for (let round = 1; ; round += 1) {
     journal = noteFinishIntents(journal, due);
     await context.record(journal);
-    for (const [step, error] of await runSteps(due, { ...context, planned })) errors.set(step, error);
+    for (const [step, error] of await runSteps(due, { ...context, planned, stopped }))
+      errors.set(step, error);
     const { slots } = await observePromoted(context.control);
     const lost = steps.filter((step) => stays(step, errors) && isGivenUp(step, slots));
-    if (lost.length === 0) return { steps, errors };
+    if (lost.length === 0) return { steps, errors, stopped };
     if (round === ROUNDS) {
       for (const step of lost)
         errors.set(step, new Error("the server gives it up again and again: see its log"));
-      return { steps, errors };
+      return { steps, errors, stopped };
     }
     const records = lost.flatMap(({ record }) => journal.slots.get(record.name) ?? []);
     const again = new Map(records.map((record) => [record.name, record]));
@@ -533,25 +552,62 @@ async function runPart(
         from: step.from,
         to: step.to,
         ...replacing(step, context),
+        ...holding(step, session.serverVersionNum),
       });
       continue;
     }
-    await attempt(step, session, ended, () =>
-      advanceSeen(session, "primary", step.record.name, seenAt(step, context), step.to),
-    );
+    await attempt(step, session, ended, () => bringOn(step, session, work, context));
   }
   const unshared: Copy[] = [];
+  const short: Copy[] = [];
   if (copies.length > 0)
     await createSlots(session, "primary", work, copies, ({ step }, error) => {
       if (step.outcome === "advanced" && isPgError(error, SQLSTATE.configurationLimitExceeded))
         unshared.push(step);
+      else if (error instanceof RanAheadError) short.push(step);
       else ended(step, error);
     });
   // no replication slot is free for a working copy: each decodes for itself
   for (const step of unshared)
-    await attempt(step, session, ended, () =>
-      advanceSeen(session, "primary", step.record.name, seenAt(step, context), step.to),
-    );
+    await attempt(step, session, ended, () => bringOn(step, session, work, context));
+  for (const step of short)
+    await attempt(step, session, ended, () => makeShort(step, session, work, context));
+}
+
+/** Where advancing runs ahead, what has to be held all the same (I4). */
+function holding({ record }: Work, serverVersionNum: number): Pick<Create, "holds"> {
+  return advanceKeepsRows(serverVersionNum) || record.rows === null ? {} : { holds: record.rows.original };
+}
+
+/** Advances our slot; where that would let go of rows that it needs, or nobody can see whether, it is left where it stands. */
+async function bringOn(step: Work, session: PgSession, work: string, context: Carrying): Promise<void> {
+  const { name, plugin } = step.record;
+  const at = seenAt(step, context);
+  const { holds } = holding(step, session.serverVersionNum);
+  const leave =
+    holds !== undefined &&
+    at !== null &&
+    (!copiesSlots(session.serverVersionNum) ||
+      (await wouldRunAhead(session, "primary", work, { from: name, plugin, to: step.to, holds })));
+  if (leave) context.stopped.set(step, at);
+  else await advanceSeen(session, "primary", name, at, step.to);
+}
+
+/** What cannot be brought to its position is left where it stands, or made where its guard stands. */
+async function makeShort(step: Copy, session: PgSession, work: string, context: Carrying): Promise<void> {
+  const { name, plugin } = step.record;
+  const kept = step.outcome === "advanced";
+  const at = slotNamed(context.planned, kept ? name : step.from)?.confirmedFlushLsn ?? null;
+  if (at === null) throw new Error(`"${step.from}" is gone`);
+  if (!kept) {
+    let failure: unknown = null;
+    const create = { slot: name, plugin, from: step.from, to: at };
+    await createSlots(session, "primary", work, [create], (_, error) => {
+      failure = error;
+    });
+    if (failure !== null) throw failure;
+  }
+  context.stopped.set(step, at);
 }
 
 async function attempt(
