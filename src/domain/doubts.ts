@@ -76,8 +76,8 @@ function rowsUnproven(local: StandbySlot, rows: RowsHeld | null, input: PlanInpu
     const notHeld = rowsNotHeld(local, input);
     if (notHeld) return notHeld;
   }
-  if (holdsRows(rows, local.catalogXmin, serverVersionNum)) return null;
-  if (rows !== null && !advanceKeepsRows(serverVersionNum) && ranAhead(rows, local.catalogXmin))
+  if (holdsRows(rows, local, serverVersionNum)) return null;
+  if (rows !== null && !advanceKeepsRows(serverVersionNum) && ranAhead(rows, local))
     return waiting(
       "catalog_rows_unproven",
       `advancing has moved its catalog_xmin to ${local.catalogXmin ?? "NULL"}, past ${rows.original}, from which on the primary's slot needs catalog rows: this release of PostgreSQL does that too early (advance_runs_ahead). It is safe once the primary's slot has come up to it`,

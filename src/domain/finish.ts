@@ -255,7 +255,7 @@ function whyUnproven(
   if (!proof.mappings) return "whether what was noted of rewritten catalogs is here was never seen";
   if (provision.origin === null && !isSettled(provision, local))
     return "it was copied from a guard that had just been made, and its rows may lack columns";
-  if (holdsRows(record.rows, local.catalogXmin, serverVersionNum)) return null;
+  if (holdsRows(record.rows, local, serverVersionNum)) return null;
   return "whether its catalog rows were kept was not proven when the old primary was last seen";
 }
 
@@ -310,7 +310,7 @@ function sourceFor(
     const { name, confirmedFlushLsn, restartLsn } = slot;
     const guard = guards.find((each) => each?.name === name);
     const ours = guard
-      ? serves(guard, slot) && holdsRows(rows, slot.catalogXmin, serverVersionNum)
+      ? serves(guard, slot) && holdsRows(rows, slot, serverVersionNum)
       : name === holdName(journal.instanceId, databaseOid);
     if (!ours || slot.databaseOid !== databaseOid || slot.invalidation !== null) continue;
     if (confirmedFlushLsn === null || restartLsn === null || confirmedFlushLsn > to) continue;

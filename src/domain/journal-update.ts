@@ -698,9 +698,10 @@ function rowsAlone(
   { physicalSlot }: PrimaryView,
 ): RowsHeld | null {
   const physical = physicalSlot?.catalogXmin ?? null;
-  if (!known?.rows || physical === null || slot.catalogXmin === null || slot.invalidation !== null)
+  const { catalogXmin: original, restartLsn: begins, invalidation } = slot;
+  if (!known?.rows || physical === null || original === null || begins === null || invalidation !== null)
     return null;
-  return { physical, original: slot.catalogXmin };
+  return { physical, original, begins };
 }
 
 type Sighted = "timeline" | "commonLsn" | "formerly" | "rows" | "copying";

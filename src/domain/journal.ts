@@ -46,6 +46,8 @@ export interface RowsHeld {
   physical: Xid;
   /** … and of the primary's slot itself. */
   original: Xid;
+  /** Where decoding begins for the primary's slot. */
+  begins: Lsn;
 }
 
 /**

@@ -212,7 +212,7 @@ function decideExisting(
   const proof = proofNow(provision, local);
   const rows = rowsOf(slot.name, slot, input);
   const verdict = verdictOfSynced(confirmed, local, local.confirmedFlushLsn, provision, rows, input);
-  const whole = isProven(proof) && holdsRows(rows, local.catalogXmin, input.standby.serverVersionNum);
+  const whole = isProven(proof) && holdsRows(rows, local, input.standby.serverVersionNum);
   return {
     slot,
     verdict,

@@ -185,7 +185,7 @@ function workCopies({ chosen, standby, journal }: PlanInput): number {
     const record = journal.slots.get(name);
     if (!local) return true;
     if (!record) return false;
-    const rowsHere = holdsRows(record.rows, local.catalogXmin, standby.serverVersionNum);
+    const rowsHere = holdsRows(record.rows, local, standby.serverVersionNum);
     return !rowsHere || !isProven(provisionOf(record, local).proof);
   });
   return Math.max(1, new Set(toMake.map((slot) => slot.databaseOid)).size);

@@ -59,7 +59,7 @@ function physicalXmin({ primary, standby }: Pick<Seen, "primary" | "standby">): 
 }
 
 /** The primary's slot of the same name. */
-export type Original = Pick<PrimarySlot, "catalogXmin" | "invalidation">;
+export type Original = Pick<PrimarySlot, "catalogXmin" | "restartLsn" | "invalidation">;
 
 /**
  * I4, where no server tells of rows that are gone (11 to 15). A valid logical slot is the primary's own promise that it can be read from
@@ -71,8 +71,8 @@ export function rowsHeldNow(original: Original | null, { primary, standby, journ
   const physical = physicalXmin({ primary, standby });
   const before = journal.feedbackSince !== null && journal.primaryTimeline === primary.timeline;
   if (physical === null || !before || original === null || original.invalidation !== null) return null;
-  if (original.catalogXmin === null) return null;
-  return { physical, original: original.catalogXmin };
+  const { catalogXmin, restartLsn: begins } = original;
+  return catalogXmin === null || begins === null ? null : { physical, original: catalogXmin, begins };
 }
 
 /** The same as the journal has it while the primary does not answer: then nothing new is proven, and nothing forgotten. */
@@ -80,23 +80,32 @@ export function rowsOf(name: string, original: Original | null, seen: Seen): Row
   return seen.primary.remembered ? (seen.journal.slots.get(name)?.rows ?? null) : rowsHeldNow(original, seen);
 }
 
+/** A slot of ours that is loaded, or is copied for another. */
+type Holder = Pick<StandbySlot, "catalogXmin" | "confirmedFlushLsn">;
+
 /**
  * True when all catalog rows are here that are needed to read our slot from exactly the position at which the primary's was seen. It may be
- * the loaded one, or a guard that is copied for it: `catalogXmin` is what that shows. However far back its decoding begins, what is sent
+ * the loaded one, or a guard that is copied for it. However far back its decoding begins, what is sent
  * needs no rows but those that the primary's slot needs: transactions that commit later have all their changes after its `restart_lsn`,
  * and to move a slot reads no catalogs. So it is enough that the feedback holds those, or what our slot needs if that is less.
  */
-export function holdsRows(rows: RowsHeld | null, catalogXmin: Xid | null, serverVersionNum: number): boolean {
+export function holdsRows(rows: RowsHeld | null, local: Holder, serverVersionNum: number): boolean {
   // what an advance has let run ahead holds too little once this server is a primary
-  if (!advanceKeepsRows(serverVersionNum) && ranAhead(rows, catalogXmin)) return false;
+  if (!advanceKeepsRows(serverVersionNum) && ranAhead(rows, local)) return false;
   if (tellsRowsRemoved(serverVersionNum)) return true;
+  const { catalogXmin } = local;
   if (rows === null || catalogXmin === null) return false;
   return xidPrecedesOrEquals(rows.physical, rows.original) || xidPrecedesOrEquals(rows.physical, catalogXmin);
 }
 
-/** True unless our slot is seen to hold all rows that the primary's does. */
-export function ranAhead(rows: RowsHeld | null, catalogXmin: Xid | null): boolean {
-  return rows === null || catalogXmin === null || !xidPrecedesOrEquals(catalogXmin, rows.original);
+/**
+ * Where advancing runs ahead (`advanceKeepsRows`): true unless our slot is seen to hold all rows that the primary's needs. One that stands
+ * where the primary's begins to decode, or before, holds them whatever it shows: it has let go only of what no transaction needed that was
+ * still running there, and what is sent began later.
+ */
+export function ranAhead(rows: RowsHeld | null, { catalogXmin, confirmedFlushLsn: at }: Holder): boolean {
+  if (rows === null || catalogXmin === null || at === null) return true;
+  return at > rows.begins && !xidPrecedesOrEquals(catalogXmin, rows.original);
 }
 
 /** True when the slot is the one that was staged so. */

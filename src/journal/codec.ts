@@ -258,7 +258,7 @@ function encodeSlot(record: SlotRecord): EncodedBody["slots"][number] {
       lsn: formatLsn(lsn),
     })),
     primaryRestartLsn: lsnText(record.primaryRestartLsn),
-    rows: record.rows,
+    rows: record.rows && { ...record.rows, begins: formatLsn(record.rows.begins) },
     primaryInvalidation: record.primaryInvalidation,
     chosenBy: [...record.chosenBy],
     seenAt: finite(record.seenAt),

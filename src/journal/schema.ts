@@ -153,7 +153,7 @@ const slotFields = z.strictObject({
   commonLsn: lsn.nullable().default(null),
   formerly: z.array(z.strictObject({ timeline: count, lsn })).default([]),
   primaryRestartLsn: lsn.nullable(),
-  rows: z.strictObject({ physical: xid, original: xid }).nullable().default(null),
+  rows: z.strictObject({ physical: xid, original: xid, begins: lsn }).nullable().default(null),
   primaryInvalidation: z.string().nullable(),
   seenAt: time,
   absentSince: time.nullable(),

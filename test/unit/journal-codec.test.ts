@@ -94,7 +94,7 @@ const slotRecord: fc.Arbitrary<SlotRecord> = fc.record(
     dropping: fc.boolean(),
     primaryConfirmedFlushLsn: orNull(lsn),
     primaryRestartLsn: orNull(lsn),
-    rows: orNull(fc.record({ physical: xid, original: xid }, { noNullPrototype: true })),
+    rows: orNull(fc.record({ physical: xid, original: xid, begins: lsn }, { noNullPrototype: true })),
     primaryInvalidation: orNull(text),
     seenAt: time,
     absentSince: orNull(time),

@@ -236,7 +236,7 @@ describe("while both servers answer", () => {
 
   test("1f. a guard that this server has invalidated covers nothing, the low one neither (G2, I17)", () => {
     const low = guardName("0123abcd", 5, 2);
-    const rows = { physical: 700 as Xid, original: 700 as Xid };
+    const rows = { physical: 700 as Xid, original: 700 as Xid, begins: lsn(0) };
     const given = journal([record("a", 200, { state: "seen", ours: null, protection: "guarded", rows })], {
       lowGuards: {
         5: { name: low, database: "app", databaseOid: 5, state: "owned", maxTarget: null, ...SQL_MADE },
@@ -341,7 +341,7 @@ describe("while both servers answer", () => {
     };
     const came = { ...SQL_MADE, origin };
     const seen = (rows: boolean) => ({
-      rows: rows ? { physical: 700 as Xid, original: 700 as Xid } : null,
+      rows: rows ? { physical: 700 as Xid, original: 700 as Xid, begins: lsn(0) } : null,
     });
     const guards = {
       5: {
@@ -377,7 +377,7 @@ describe("while both servers answer", () => {
   });
 
   test("12. below 16, what the subscriber has confirmed while no sidecar was running is not ready: nobody saw its catalog rows kept (I4, I15)", () => {
-    const rows = { physical: 700 as Xid, original: 700 as Xid };
+    const rows = { physical: 700 as Xid, original: 700 as Xid, begins: lsn(0) };
     const here = (serverVersionNum: number, sidecarRunning: boolean) => ({
       journal: journal([record("a", 200, { rows })]),
       standby: standby([slot(GUARD, 100), slot("a", 200)], { serverVersionNum }),

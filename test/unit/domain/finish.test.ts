@@ -290,7 +290,7 @@ test("a slot whose evidence is incomplete is dropped, or kept where the operator
   expect(told(false)).toMatchObject({ outcome: "dropped", positionLsn: null });
   expect(told(true)).toMatchObject({ outcome: "kept_unproven", positionLsn: formatLsn(lsn(450)) });
   expect(told(true).detail).toContain("CHANGES MAY BE MISSING");
-  const rows = { physical: 700 as Xid, original: 700 as Xid };
+  const rows = { physical: 700 as Xid, original: 700 as Xid, begins: lsn(0) };
   expect(told(true, { rows }, [guard(300)])).toMatchObject({ outcome: "materialised" });
   // what is known to be unsafe is not kept
   expect(told(true, { primaryInvalidation: "wal_removed" })).toMatchObject({ outcome: "dropped" });

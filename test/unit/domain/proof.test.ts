@@ -119,9 +119,12 @@ interface RowsCase extends Seen {
   physical: number | null;
   original: number | null;
   invalidation?: string;
+  /** Where our slot stands; the primary's begins to decode at 490. */
+  at?: number;
   rows: boolean;
 }
 
+const OLD = { standby: { serverVersionNum: 120_022 } };
 const NOT_BEFORE = { feedbackSince: null, feedbackSession: null };
 
 const ROWS: RowsCase[] = [
@@ -189,10 +192,36 @@ const ROWS: RowsCase[] = [
     claim: "16 … and one after it is newer",
     ...{ needs: -5, physical: 5, original: -5, rows: false },
   },
+  {
+    claim:
+      "17 where advancing runs ahead, a slot that shows a younger catalog_xmin than the primary's is not safe",
+    ...{ needs: 601, physical: 600, original: 600, ...OLD, rows: false },
+  },
+  {
+    claim: "18 … one that shows the same or an older one is",
+    ...{ needs: 600, physical: 600, original: 600, ...OLD, rows: true },
+  },
+  {
+    claim:
+      "19 … or that stands where the primary's begins to decode: it was never moved past what that needs",
+    ...{ needs: 601, physical: 600, original: 600, at: 490, ...OLD, rows: true },
+  },
+  {
+    claim: "20 … and not just past that",
+    ...{ needs: 601, physical: 600, original: 600, at: 491, ...OLD, rows: false },
+  },
+  {
+    claim: "21 … on 16 as well, where the server tells of removed rows and not of this",
+    ...{ needs: 601, physical: 600, original: 600, standby: { serverVersionNum: 160_008 }, rows: false },
+  },
+  {
+    claim: "22 … which 16.9 mends",
+    ...{ needs: 601, physical: 600, original: 600, standby: { serverVersionNum: 160_009 }, rows: true },
+  },
 ];
 
 describe("catalog rows are proven (I4)", () => {
-  test.each(ROWS)("$claim", ({ needs, physical, original, invalidation = null, rows, ...more }) => {
+  test.each(ROWS)("$claim", ({ needs, physical, original, invalidation = null, at = 500, rows, ...more }) => {
     const catalogXmin = physical === null ? null : xid(physical);
     const seen = seenOf({
       ...more,
@@ -200,11 +229,14 @@ describe("catalog rows are proven (I4)", () => {
     });
     const there = original === null ? null : slot("x", 500, { catalogXmin: xid(original), invalidation });
     const held = rowsHeldNow(there, seen);
-    expect(holdsRows(held, needs === null ? null : xid(needs), seen.standby.serverVersionNum)).toBe(rows);
+    const { serverVersionNum } = seen.standby;
+    expect(
+      holdsRows(held, slot("x", at, { catalogXmin: needs === null ? null : xid(needs) }), serverVersionNum),
+    ).toBe(rows);
   });
 
   test("while the primary does not answer, what was proven is not forgotten, and nothing is proven", () => {
-    const rows = { physical: xid(600), original: xid(600) };
+    const rows = { physical: xid(600), original: xid(600), begins: lsn(490) };
     const known = (more: Partial<SlotRecord>) => ({
       ...seenOf({ primary: { remembered: true, physicalSlot: null } }),
       journal: journalOf([record("x", "owned", 500, more)]),
