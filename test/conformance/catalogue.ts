@@ -65,6 +65,50 @@ const CATALOGUE = {
     majors: [17, 18],
     elsewhere: "nothing depends on it",
   },
+  walRemoved: {
+    title: "a slot whose WAL the standby has removed is not ready, is dropped, and comes again past that",
+    majors: [13, 14, 15, 16, 17, 18],
+    elsewhere: "the server removes no WAL that a slot needs (max_slot_wal_keep_size)",
+  },
+  inactiveSince: {
+    title:
+      "after a promotion each slot that nobody reads is inactive since then, and not since the time before",
+    majors: [17, 18],
+    elsewhere: "slots have no inactive_since",
+  },
+  earlierPrepared: {
+    title:
+      "a transaction prepared before a subscription had two_phase is not lost: it is whole, or the slot is not ready",
+    majors: [18],
+    elsewhere: "two_phase of a subscription cannot be set later",
+  },
+  alterFailover: {
+    title:
+      "a subscription's slot is brought once the subscription has failover set, and let go once that is cleared",
+    majors: [17, 18],
+    elsewhere: "subscriptions have no failover",
+  },
+  syncedUntouched: {
+    title: "a slot that the server syncs can neither be dropped nor altered here, and goes on being ready",
+    majors: [17, 18],
+    elsewhere: "the server lets everybody drop a standby's slots",
+  },
+  holdBack: {
+    title:
+      "a subscriber that synchronized_standby_slots hold back gets its changes once this standby has them, and the slot is ready",
+    majors: [17, 18],
+    elsewhere: "the server holds no subscriber back",
+  },
+  message: {
+    title:
+      "a message outside of transactions, after a transaction that was running, is sent after a failover",
+    majors: [12, 13, 14, 15, 16, 17, 18],
+    elsewhere: "test_decoding gives messages no position to compare by",
+  },
+  switchover: {
+    title:
+      "after a clean switchover the slot goes on where its reader stopped, nothing left out and nothing repeated",
+  },
   cascade: {
     title: "a slot is brought to a standby of a standby, from the primary at the root",
     majors: [12, 13, 14, 15, 16, 17, 18],

@@ -4,6 +4,7 @@
  */
 import { expect } from "vitest";
 import { formatLsn } from "../../src/domain/lsn.ts";
+import type { Status } from "../../src/domain/status.ts";
 import { StatusBoard } from "../../src/http/status-board.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import { startCascade } from "../support/cascade.ts";
@@ -13,10 +14,17 @@ import { createLogicalSlot, readSlot, repoint, subscribe } from "../support/cons
 import { isReady, slotIn } from "../support/file-way.ts";
 import { makeHostile } from "../support/hostile.ts";
 import { loseCatalogRows } from "../support/loss.ts";
+import type { TestSidecar } from "../support/sidecar.ts";
 import { confirm, peek, positionOf, sidecarSlots, slotsOf } from "../support/slots.ts";
 import { failOver, hasGuard, untilProblem } from "../support/steps.ts";
 import { eventually } from "../support/wait.ts";
-import { logRunningTransactions, waitForReceipt, waitForReplay, writeWal } from "../support/wal.ts";
+import {
+  logRunningTransactions,
+  switchSegments,
+  waitForReceipt,
+  waitForReplay,
+  writeWal,
+} from "../support/wal.ts";
 import type { Key } from "./catalogue.ts";
 import {
   consume,
@@ -299,6 +307,203 @@ export const SCENARIOS: Record<Key, (major: number) => Promise<void>> = {
     await protectReading(sidecar, cluster, "app");
     await sidecar.untilSlot("app", "synced");
   },
+  walRemoved: async (major) => {
+    const cluster = await startCluster({
+      major,
+      standbySettings: {
+        max_slot_wal_keep_size: "16MB",
+        [major >= 13 ? "wal_keep_size" : "wal_keep_segments"]: 0,
+      },
+    });
+    const { primary, standby } = cluster;
+    const sidecar = await quickSidecar(standby);
+    await createFailoverSlot(primary, "idle");
+    await protect(sidecar, standby, "idle");
+    await switchSegments(primary, 4);
+    await primary.query("checkpoint");
+    await waitForReplay(primary, standby);
+    await standby.query("checkpoint");
+    await sidecar.until("it not to be ready", ({ slots }) =>
+      slots.some(({ name, reason }) => name === "idle" && reason !== null),
+    );
+    await protectReading(sidecar, cluster, "idle");
+    await untilSamePosition(primary, standby, "idle");
+  },
+  inactiveSince: async (major) => {
+    const cluster = await startCluster({ major });
+    const { primary, standby } = cluster;
+    const sidecar = await quickSidecar(standby);
+    await createFailoverSlot(primary, "app");
+    await createFailoverSlot(primary, "idle");
+    await protectReading(sidecar, cluster, "app");
+    await sidecar.untilSlot("idle");
+    const [before] = await standby.query<{ now: string }>("select pg_catalog.clock_timestamp()::text as now");
+    await failOver(cluster, sidecar);
+    const rows = await standby.query<{ slot_name: string }>(
+      "select slot_name::text from pg_catalog.pg_replication_slots where inactive_since > $1::timestamptz order by 1",
+      [before?.now],
+    );
+    expect(rows.map(({ slot_name }) => slot_name)).toEqual(["app", "idle"]);
+  },
+  earlierPrepared: async (major) => {
+    const cluster = await startCluster({
+      major,
+      subscriber: true,
+      settings: { max_prepared_transactions: 10 },
+    });
+    const { primary, standby, subscriber } = cluster;
+    for (const server of [primary, subscriber])
+      await server.query("create table written (id int primary key)");
+    const sidecar = await quickSidecar(standby);
+    await subscribe({ publisher: primary, subscriber, tables: ["written"], with: { failover: "true" } });
+    await primary.query("begin; insert into written values (1); prepare transaction 'earlier'");
+    await subscriber.query("alter subscription sub1 disable");
+    await eventually(async () => !(await slotsOf(primary)).get("sub1")?.active, {
+      what: "the subscription's walsender to end",
+    });
+    await subscriber.query("alter subscription sub1 set (two_phase = true)");
+    await subscriber.query("alter subscription sub1 enable");
+    await sidecar.until("the slot to be seen", ({ slots }) => slots.some(({ name }) => name === "sub1"));
+    await eventually(
+      async () => {
+        await logRunningTransactions(primary);
+        const slot = sidecar.status && slotIn(sidecar.status, "sub1");
+        return slot?.protection === "synced" || slot?.reason === "prepared_transactions_pending";
+      },
+      { what: "the slot to be judged", timeoutMs: 60_000, intervalMs: 300 },
+    );
+    if (slotIn(sidecar.status as Status, "sub1")?.protection !== "synced") return;
+    await waitForReplay(primary, standby);
+    await failOver(cluster, sidecar);
+    await repoint(subscriber, "sub1", standby);
+    await standby.query("commit prepared 'earlier'");
+    await eventually(async () => (await subscriber.query("select from written")).length === 1, {
+      what: "the row of the prepared transaction at the subscriber",
+    });
+  },
+  alterFailover: async (major) => {
+    const cluster = await startCluster({ major, subscriber: true });
+    const { primary, standby, subscriber } = cluster;
+    for (const server of [primary, subscriber])
+      await server.query("create table written (id int primary key)");
+    await subscribe({ publisher: primary, subscriber, tables: ["written"] });
+    const sidecar = await quickSidecar(standby, { selection: { include: [], exclude: [] } });
+    const alter = async (failover: boolean) => {
+      await subscriber.query("alter subscription sub1 disable");
+      await eventually(async () => !(await slotsOf(primary)).get("sub1")?.active, {
+        what: "the subscription's walsender to end",
+      });
+      await subscriber.query(`alter subscription sub1 set (failover = ${failover})`);
+      await subscriber.query("alter subscription sub1 enable");
+    };
+    expect(sidecar.status?.slots).toEqual([]);
+    await alter(true);
+    await sidecar.untilSlot("sub1");
+    await alter(false);
+    await sidecar.until("it to be let go", ({ slots }) => slots.length === 0);
+  },
+  syncedUntouched: async (major) => {
+    const cluster = await startCluster({ major });
+    const { primary, standby } = cluster;
+    const sidecar = await quickSidecar(standby);
+    await createFailoverSlot(primary, "app");
+    await protectReading(sidecar, cluster, "app");
+    await sidecar.untilSlot("app", "synced");
+    await expect(standby.query("select pg_catalog.pg_drop_replication_slot('app')")).rejects.toThrow(
+      /cannot drop replication slot "app"|cannot use replication slot "app"/,
+    );
+    const replication = await standby.connect("postgres", "postgres", {
+      replication: "database",
+    } as object);
+    try {
+      await expect(replication.query('ALTER_REPLICATION_SLOT "app" (FAILOVER false)')).rejects.toThrow(
+        /cannot/,
+      );
+    } finally {
+      await replication.end();
+    }
+    await protectReading(sidecar, cluster, "app");
+    expect((await slotsOf(standby)).has("app")).toBe(true);
+  },
+  holdBack: async (major) => {
+    const cluster = await startCluster({ major, subscriber: true });
+    const { primary, standby, subscriber } = cluster;
+    for (const server of [primary, subscriber])
+      await server.query("create table written (id int primary key)");
+    await subscribe({ publisher: primary, subscriber, tables: ["written"], with: { failover: "true" } });
+    const sidecar = await quickSidecar(standby);
+    await sidecar.untilSlot("sub1");
+    primary.configure({ synchronized_standby_slots: standby.name });
+    await standby.stop();
+    await primary.query("insert into written values (1)");
+    const held = async () => (await subscriber.query("select from written")).length === 0;
+    // the walsender says that it waits for the standby, and the row is not there
+    await eventually(
+      async () =>
+        (
+          await primary.query(
+            "select from pg_catalog.pg_stat_activity where wait_event = 'WaitForStandbyConfirmation'",
+          )
+        ).length > 0,
+      { what: "the walsender to wait for the standby" },
+    );
+    expect(await held()).toBe(true);
+    await standby.start();
+    await eventually(async () => !(await held()), { what: "the row at the subscriber" });
+    await sidecar.untilSlot("sub1");
+    await sidecar.until("the standby to be ready", ({ ready }) => ready);
+  },
+  message: async (major) => {
+    const cluster = await startCluster({ major });
+    const { primary, standby } = cluster;
+    await primary.query("create table written (id int primary key)");
+    const sidecar = await quickSidecar(standby);
+    await createFailoverSlot(primary, "app");
+    await protect(sidecar, standby, "app");
+    const open = await primary.connect();
+    try {
+      await open.query("begin");
+      await open.query("insert into written values (1)");
+      await logRunningTransactions(primary);
+      await consume(primary, "app");
+      await primary.query(
+        "select pg_catalog.pg_logical_emit_message(false, 'test', 'outside of transactions')",
+      );
+      await open.query("commit");
+    } finally {
+      await open.end();
+    }
+    await protectReadingNothing(sidecar, primary, "app");
+    const { promised, kept } = await failOverKeeping(cluster, sidecar, "app");
+    expect(promised.get("app")?.join()).toContain("outside of transactions");
+    expect(kept).toEqual(promised);
+  },
+  switchover: async (major) => {
+    const cluster = await startCluster({ major });
+    const { primary, standby } = cluster;
+    await primary.query("create table written (id int primary key)");
+    const sidecar = await quickSidecar(standby);
+    await createFailoverSlot(primary, "app");
+    await protect(sidecar, standby, "app");
+    await primary.query("insert into written values (1)");
+    await consume(primary, "app");
+    await primary.query("insert into written values (2)");
+    const left = await positionOf(primary, "app");
+    await sidecar.until("the position to be recorded, and all to be ready", (status) => {
+      const slot = slotIn(status, "app");
+      return status.ready && slot?.primaryConfirmedFlushLsn === formatLsn(left);
+    });
+    // a clean stop waits until the standby has everything
+    await primary.stop();
+    standby.promote();
+    await sidecar.until("the finishing step", ({ role, finish }) => role === "primary" && finish !== null);
+    expect(await positionOf(standby, "app")).toBe(left);
+    await standby.query("insert into written values (3)");
+    const sent = (await readSlot(standby, "app")).map(({ data }) => data).join();
+    expect(sent).toContain(":2");
+    expect(sent).toContain(":3");
+    expect(sent).not.toContain(":1");
+  },
   cascade: async (major) => {
     const { root, leaf, sidecar } = await startCascade(major);
     if (major >= 16) await sidecar.until("the guard", hasGuard);
@@ -307,6 +512,15 @@ export const SCENARIOS: Record<Key, (major: number) => Promise<void>> = {
     await sidecar.until("it to be ready", ({ ready }) => ready);
   },
 };
+
+/** Ready at the very position where its reader stands: what it has not read stays to be compared. */
+async function protectReadingNothing(sidecar: TestSidecar, primary: PgServer, name: string): Promise<void> {
+  const at = formatLsn(await positionOf(primary, name));
+  await sidecar.until(`"${name}" to be ready where it stands`, (status) => {
+    const slot = slotIn(status, name);
+    return isReady(status, name) && slot?.primaryConfirmedFlushLsn === at;
+  });
+}
 
 async function isConflicting(standby: PgServer, name: string): Promise<boolean> {
   const [row] = await standby.query<{ lost: boolean }>(
