@@ -78,7 +78,7 @@ function formatSlots(slots: readonly SlotStatus[], now: number, paint: Paint): s
 
 function slotRow(slot: SlotStatus, now: number): Cell[] {
   return [
-    { text: slot.tableSync === null ? slot.name : `  ${slot.name}` },
+    { text: slot.tableSync === undefined ? slot.name : `  ${slot.name}` },
     { text: slot.database },
     { text: slot.protection, style: PROTECTION_STYLES[slot.protection] },
     { text: slot.reason ?? "-" },

@@ -175,7 +175,7 @@ function missing({ slots, restart }: Status): Status["slots"] {
       reason === "restart_pending" &&
       standbyConfirmedFlushLsn === null &&
       // a guard holds those, never a file
-      tableSync === null &&
+      tableSync === undefined &&
       !restart?.staged.includes(name),
   );
 }

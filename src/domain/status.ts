@@ -23,10 +23,10 @@ export interface SlotStatus {
   /** What makes it a failover slot: `flag` (the server's own, 17+), `registry`, `rule name "x"`. */
   chosenBy: readonly string[];
   /**
-   * Whose table it serves, where it is the slot of a native subscription's table sync; null for any other. `copying`: the copy is seen to be
-   * under way, and after a failover PostgreSQL does it again without the slot.
+   * Whose table it serves, where it is the slot of a native subscription's table sync. `copying`: the copy is seen to be under way, and
+   * after a failover PostgreSQL does it again without the slot.
    */
-  tableSync: (TableSync & { copying: boolean }) | null;
+  tableSync?: TableSync & { copying: boolean };
   protection: Protection;
   reason: Reason | null;
   detail: string | null;
@@ -172,7 +172,7 @@ function slotStatus(
     database: record.database,
     plugin: record.plugin,
     chosenBy: record.chosenBy,
-    tableSync: sync && { ...sync, copying },
+    ...(sync === null ? {} : { tableSync: { ...sync, copying } }),
     protection: record.protection,
     reason: record.reason,
     detail: copying && record.detail !== null ? `${COPYING}; ${record.detail}` : record.detail,

@@ -9,7 +9,6 @@ export function aSlot(more: Partial<SlotStatus> = {}): SlotStatus {
     database: "shop",
     plugin: "pgoutput",
     chosenBy: ["registry"],
-    tableSync: null,
     protection: "synced",
     reason: null,
     detail: null,
