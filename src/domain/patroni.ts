@@ -3,7 +3,7 @@ import { GUARD_PLUGIN } from "./plugins.ts";
 import type { Problem } from "./prerequisites.ts";
 
 /** An entry of Patroni's `ignore_slots`; null where it does not say. */
-export interface IgnoredSlots {
+interface IgnoredSlots {
   name: string | null;
   type: string | null;
   database: string | null;
