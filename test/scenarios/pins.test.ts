@@ -3,6 +3,7 @@
 import type { AddressInfo } from "node:net";
 import { createServer, connect as dial } from "node:net";
 import { expect, onTestFinished, test } from "vitest";
+import type { Status } from "../../src/domain/status.ts";
 import { parseConnInfo } from "../../src/pg/conninfo.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import { startCluster } from "../support/cluster-fixture.ts";
@@ -20,11 +21,12 @@ async function pinsOf(primary: PgServer): Promise<{ name: string; database: stri
 }
 
 /** A session that lives on when its client is gone, as a connection pooler keeps it, with a temporary slot in it. */
-async function leaveBehind(primary: PgServer, name: string, role = "postgres") {
+async function leaveBehind(primary: PgServer, name: string, { role = "postgres", atWork = false } = {}) {
   const session = await primary.connect("postgres", role);
   // the server may end it
   session.on("error", () => {});
   onTestFinished(() => session.end().catch(() => {}));
+  if (atWork) await session.query("begin");
   await session.query("select pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput', true)", [name]);
   return session;
 }
@@ -76,23 +78,22 @@ onMajor(
       // idle, and not the sidecar's role's
       await primary.query("create role somebody superuser login");
       const theirs = `slotsync_pin_${instanceId}_3`;
-      await leaveBehind(primary, theirs, "somebody");
-      const busy = await leaveBehind(primary, `slotsync_pin_${instanceId}_2`).then(async (session) => {
-        await session.query("begin");
-        return session;
-      });
+      await leaveBehind(primary, theirs, { role: "somebody" });
+      const atWork = `slotsync_pin_${instanceId}_2`;
+      const busy = await leaveBehind(primary, atWork, { atWork: true });
       const names = async () => (await pinsOf(primary)).map(({ name }) => name);
       await eventually(async () => !(await names()).includes(`slotsync_pin_${instanceId}_1`), {
         what: "the stray pin to be ended",
       });
-      const told = await untilProblem(sidecar, "stray_pins");
-      const { message } = told.problems.find(({ code }) => code === "stray_pins") ?? { message: "" };
-      expect(message).toContain(`"slotsync_pin_${instanceId}_2" in server process `);
-      expect(message).toMatch(/SELECT pg_terminate_backend\(\d+\)/);
+      const said = ({ problems }: Pick<Status, "problems">) =>
+        problems.find(({ code }) => code === "stray_pins")?.message ?? "";
+      const told = await sidecar.until("the other two to be told", (status) =>
+        [atWork, theirs].every((name) => said(status).includes(`"${name}" in server process `)),
+      );
+      expect(said(told)).toMatch(/SELECT pg_terminate_backend\(\d+\)/);
       expect(await names()).toContain(foreign);
-      expect(message).toContain(`"${theirs}" in server process `);
       await busy.query("commit").catch(() => {});
-      await eventually(async () => !(await names()).includes(`slotsync_pin_${instanceId}_2`), {
+      await eventually(async () => !(await names()).includes(atWork), {
         what: "that one to be ended too",
       });
       expect(await names()).toEqual(expect.arrayContaining([foreign, theirs]));
