@@ -296,7 +296,7 @@ const step = fc.oneof(
 );
 
 const setup = fc.record({
-  version: fc.constantFrom(120_022, 120_022, 110_022, 140_023),
+  version: fc.constantFrom(120_022, 130_023, 110_022, 140_023),
   guardDatabases: fc.constantFrom<"auto" | string[]>("auto", "auto", ["db1"]),
   maxSlots: fc.constantFrom(4, 8, 12),
   // close to where transaction ids begin anew (I4)
