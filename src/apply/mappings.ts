@@ -9,7 +9,7 @@ import type { Lsn } from "../domain/lsn.ts";
 import { isPgError, SQLSTATE } from "../pg/errors.ts";
 import { rewriteBegan } from "../pg/mapping-file.ts";
 import type { PgSession } from "../pg/session.ts";
-import { listMappings } from "../pg/sql.ts";
+import { listMappings, READ_MAPPINGS } from "../pg/sql.ts";
 import { ReasonedError } from "./errors.ts";
 import { readServerFileInPieces } from "./primary-files.ts";
 
@@ -23,8 +23,13 @@ export interface MappingsContext {
 }
 
 /** More than this is not brought over: a slot that needs it is proven once it has moved past its start. */
-const MOST_FILES = 20_000;
+const MOST_FILES = 100_000;
 const MOST_BYTES = 512 * 1024 * 1024;
+
+/** There may be thousands, mostly of some hundred bytes: so many are read at once, … */
+const FILES_AT_ONCE = 100;
+/** … and of each so much; the rest of a larger one is read by itself. */
+const FIRST_BYTES = 32 * 1024;
 
 /**
  * Brings over what any of these slots may lack. Throws ReasonedError when the primary does not show its mappings or has too many of them,
@@ -37,42 +42,52 @@ export async function fetchMappings(
   const from = actions.reduce((least, { restart }) => (restart < least ? restart : least), MAX_LSN);
   const upTo = actions.reduce((most, each) => (each.upTo > most ? each.upTo : most), 0n as Lsn);
   const missing: string[] = [];
-  for (const { name, bytes } of await mappingsThere(session)) {
+  for (const name of await mappingsThere(session)) {
     const began = rewriteBegan(name);
     // before: no slot needs it, and a restartpoint would remove it; after: it comes with the WAL, a slot being there to keep it
     if (began === null || began < from || began >= upTo) continue;
-    if (bytes === null || !(await hasMapping(directory, name, bytes))) missing.push(name);
+    if (!(await hasMapping(directory, name))) missing.push(name);
   }
   if (missing.length === 0) return;
   await removeMappingLeftovers(directory);
   const budget = { left: MOST_BYTES };
-  for (const name of missing)
-    await placeMapping(directory, name, within(budget, readServerFileInPieces(session, pathOf(name))));
+  for (let at = 0; at < missing.length; at += FILES_AT_ONCE)
+    for await (const { name, first } of readFirst(session, missing.slice(at, at + FILES_AT_ONCE)))
+      await placeMapping(directory, name, within(budget, whole(session, name, first)));
   await syncMappings(directory);
 }
 
 const MAX_LSN = 0xffff_ffff_ffff_ffffn as Lsn;
 
-function pathOf(name: string): string {
-  return `pg_logical/mappings/${name}`;
+async function* readFirst(session: PgSession, names: readonly string[]) {
+  const rows = await session.query<{ name: string; content: string | null }>(
+    READ_MAPPINGS,
+    [names, FIRST_BYTES],
+    { what: "reading the rewrite mappings" },
+  );
+  // one that is gone meanwhile no slot of the primary needs any more
+  for (const { name, content } of rows)
+    if (content !== null) yield { name, first: Buffer.from(content.slice(2), "hex") };
 }
 
-interface MappingRow {
-  name: string;
-  bytes: string | null;
+async function* whole(session: PgSession, name: string, first: Buffer): AsyncGenerator<Uint8Array> {
+  if (first.length < FIRST_BYTES) yield first;
+  else yield* readServerFileInPieces(session, `pg_logical/mappings/${name}`);
 }
 
-async function mappingsThere(session: PgSession): Promise<{ name: string; bytes: number | null }[]> {
+async function mappingsThere(session: PgSession): Promise<string[]> {
   try {
-    const rows = await session.query<MappingRow>(listMappings(session.serverVersionNum, MOST_FILES + 1), [], {
-      what: "listing the rewrite mappings",
-    });
+    const rows = await session.query<{ name: string }>(
+      listMappings(session.serverVersionNum, MOST_FILES + 1),
+      [],
+      { what: "listing the rewrite mappings" },
+    );
     if (rows.length > MOST_FILES)
       throw new ReasonedError(
         "rewrite_mappings_unproven",
-        `the primary has more than ${MOST_FILES} files in pg_logical/mappings, too many to be brought over: the slot is safe once its restart_lsn has moved past the start that loaded it, for which its subscriber must go on`,
+        `the primary has more than ${MOST_FILES} files in pg_logical/mappings, too many to be brought over: ${UNTIL_IT_MOVES}`,
       );
-    return rows.map(({ name, bytes }) => ({ name, bytes: bytes === null ? null : Number(bytes) }));
+    return rows.map(({ name }) => name);
   } catch (error) {
     if (!isPgError(error, SQLSTATE.insufficientPrivilege)) throw error;
     throw new ReasonedError(
@@ -87,6 +102,9 @@ async function mappingsThere(session: PgSession): Promise<{ name: string; bytes:
   }
 }
 
+const UNTIL_IT_MOVES =
+  "the slot is safe once its restart_lsn has moved past the start that loaded it, for which its subscriber must go on";
+
 async function* within(
   budget: { left: number },
   chunks: AsyncIterable<Uint8Array>,
@@ -96,7 +114,7 @@ async function* within(
     if (budget.left < 0)
       throw new ReasonedError(
         "rewrite_mappings_unproven",
-        `the primary's pg_logical/mappings holds more than ${MOST_BYTES / 1024 / 1024} MiB that is missing here, too much to be brought over: the slot is safe once its restart_lsn has moved past the start that loaded it, for which its subscriber must go on`,
+        `the primary's pg_logical/mappings holds more than ${MOST_BYTES / 1024 / 1024} MiB that is missing here, too much to be brought over: ${UNTIL_IT_MOVES}`,
       );
     yield chunk;
   }

@@ -21,7 +21,7 @@ const FOLDER = join("pg_logical", "mappings");
 const TEMPORARY = "slotsync-";
 
 /** Whole mappings at a time. */
-const PIECE_BYTES = MAPPING_BYTES * 16_384;
+const PIECE_BYTES = MAPPING_BYTES * 1_024;
 
 /**
  * Places a file of mappings that the primary has. One that is there is not replaced, for the server's replay may be writing to it: where it
@@ -104,19 +104,20 @@ export async function removeMappingLeftovers(dir: string): Promise<void> {
 }
 
 /**
- * Whether a file of that name is here with at least so many bytes and without a hole: replay that begins in the middle of a rewrite writes
- * its later records where they belong, and leaves zeros where the earlier ones were. Throws RangeError, DataDirectoryError.
+ * Whether a file of that name is here without a hole: replay that begins in the middle of a rewrite writes its later records where they
+ * belong, and leaves zeros where the earlier ones were. What is missing at its end is yet to be replayed. Throws RangeError,
+ * DataDirectoryError.
  */
-export async function hasMapping(dir: string, name: string, bytes: number): Promise<boolean> {
+export async function hasMapping(dir: string, name: string): Promise<boolean> {
   const path = mappingPath(dir, name);
   if ((await kindOf(path)) !== "file") return false;
   try {
     const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
     try {
-      if ((await file.stat()).size < bytes) return false;
       for (let at = 0; ; at += PIECE_BYTES) {
         const piece = await readAt(file, at);
-        if (piece.length === 0) return true;
+        // an empty one has not been written to yet
+        if (piece.length === 0) return at > 0;
         if (hasHole(piece)) return false;
       }
     } finally {

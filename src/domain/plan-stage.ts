@@ -398,7 +398,7 @@ function planCompletions(input: PlanInput): Action[] {
       restart: origin.restartLsn,
     };
     if (!proof.mappings && mayTry(mappingsBackoffKey(local.name), input.memory))
-      actions.push({ kind: "fetch_mappings", ...base, upTo: standby.replayLsn });
+      actions.push({ kind: "fetch_mappings", ...base, upTo: origin.loadedBy ?? standby.replayLsn });
     if (proof.wal || !mayTry(completeBackoffKey(local.name), input.memory)) continue;
     // I2 (e): with no snapshot anywhere, decoding is consistent once it has been through the slot's own beginning
     if (standby.replayLsn < origin.confirmedFlushLsn) continue;

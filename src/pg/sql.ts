@@ -442,14 +442,19 @@ export function listSnapshots(serverVersionNum: number): string {
   return `SELECT COALESCE(pg_catalog.string_agg(d.name, ' '), '') AS names FROM ${files}`;
 }
 
-/** The files of rewrite mappings, `most` of them at the most; their sizes from 15 on, where pg_monitor may list them. */
+/** The names of the files of rewrite mappings, `most` of them at the most. pg_monitor may list them from 15 on. */
 export function listMappings(serverVersionNum: number, most: number): string {
   const files =
     serverVersionNum >= 150_000
-      ? "d.name AS name, d.size::pg_catalog.text AS bytes FROM pg_catalog.pg_ls_logicalmapdir() AS d"
-      : "d.name AS name, NULL::pg_catalog.text AS bytes FROM pg_catalog.pg_ls_dir('pg_logical/mappings', true, false) AS d(name)";
-  return `SELECT ${files} WHERE pg_catalog.starts_with(d.name, 'map-') LIMIT ${Math.trunc(most)}`;
+      ? "pg_catalog.pg_ls_logicalmapdir() AS d"
+      : "pg_catalog.pg_ls_dir('pg_logical/mappings', true, false) AS d(name)";
+  return `SELECT d.name FROM ${files} WHERE pg_catalog.starts_with(d.name, 'map-') LIMIT ${Math.trunc(most)}`;
 }
+
+/** $1 names of files of rewrite mappings: what each begins with, $2 bytes at the most; null of one that is gone. */
+export const READ_MAPPINGS = `
+SELECT n.name, pg_catalog.pg_read_binary_file(pg_catalog.concat('pg_logical/mappings/', n.name), 0, $2::pg_catalog.int8, true)::pg_catalog.text AS content
+  FROM pg_catalog.unnest($1::pg_catalog.text[]) AS n(name)`;
 
 /** The whole WAL segments of a standby, by their names with blanks between them, and how far it has replayed. For pg_monitor. */
 export const LOOK_AT_WAL = `
