@@ -14,8 +14,7 @@ import { eventually } from "../support/wait.ts";
 import { logRunningTransactions, pauseReplay, resumeReplay, waitForReplay } from "../support/wal.ts";
 
 const CREATE = "select pg_catalog.pg_create_logical_replication_slot($1, 'test_decoding')";
-const ADVANCE = `select pg_catalog.pg_replication_slot_advance($1,
-  case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn() else pg_catalog.pg_current_wal_lsn() end)`;
+const ADVANCE = "select pg_catalog.pg_replication_slot_advance($1, $2::pg_lsn)";
 
 /** What historic snapshots are built of: below `xmin` the commit log decides, above it only these are committed. */
 function contentOf(file: string, major: number): { xmin: number; committed: number[] } {
@@ -45,7 +44,7 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
       const arrive = async () => {
         // a commit takes along the records before it, which are not flushed by themselves
         await primary.query("insert into other values (1)");
-        await waitForReplay(primary, standby);
+        return waitForReplay(primary, standby);
       };
       const session = await server.connect();
       onTestFinished(() => session.end());
@@ -61,8 +60,7 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
       const advance = async (name: string) => {
         for (let each = 0; each < 2; each += 1) {
           await logRunningTransactions(primary);
-          await waitForReplay(primary, standby);
-          await server.query(ADVANCE, [name]);
+          await server.query(ADVANCE, [name, await waitForReplay(primary, standby)]);
         }
       };
       await advance("older");
@@ -90,7 +88,7 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
       await open.query("commit");
       await open.end();
       await logRunningTransactions(primary);
-      await arrive();
+      const end = await arrive();
 
       const before = new Set(snapshotsOf(server));
       await peek(server, "newborn");
@@ -106,7 +104,7 @@ describe.each(testedMajors())("PostgreSQL %i", (major) => {
 
       for (const file of fresh()) rmSync(file);
       await peek(server, "newborn");
-      for (let each = 0; each < 2; each += 1) await server.query(ADVANCE, ["older"]);
+      for (let each = 0; each < 2; each += 1) await server.query(ADVANCE, ["older", end]);
       const restart = (await slotsOf(server)).get("older")?.restart ?? "";
       expect([...byNewborn.keys()]).toContain(`${restart.replace("/", "-")}.snap`);
       await primary.query("insert into t values (5, 'with the column')");
