@@ -234,6 +234,15 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
 /** Brings a running-xacts record at once, for a guard that is being created or is new (16+). Allowed on the primary by I12. */
 export const LOG_STANDBY_SNAPSHOT = "SELECT pg_catalog.pg_log_standby_snapshot()";
 
+/** Tables of the session's database that output plugins treat as catalogs: a few of them. Columns: name. */
+export const USER_CATALOG_TABLES = `
+SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+ WHERE EXISTS (SELECT FROM pg_catalog.unnest(c.reloptions) AS o(option)
+                WHERE pg_catalog.split_part(o.option, '=', 1) OPERATOR(pg_catalog.=) 'user_catalog_table'
+                  AND pg_catalog.split_part(o.option, '=', 2)::pg_catalog.bool)
+ ORDER BY name LIMIT 4`;
+
 /** The three oldest transactions with an id, prepared ones too; the role sees others' with pg_monitor. Columns: who, database, seconds. */
 export const OLDEST_TRANSACTIONS = `
 SELECT who, database, GREATEST(0, seconds)::pg_catalog.int8::pg_catalog.text AS seconds

@@ -7,6 +7,7 @@
  */
 
 import { type Action, isFileAction } from "../domain/action.ts";
+import { catalogTableProblems } from "../domain/catalog-tables.ts";
 import { NOTHING_CHOSEN, undecided } from "../domain/choice.ts";
 import { noteIntents, noteObservation, noteProblems, noteStandby } from "../domain/journal-update.ts";
 import { judge } from "../domain/judge.ts";
@@ -48,6 +49,7 @@ export async function runCycle(
   const memory = sidecar.memory.at(now, atWork);
   const judged = judge(primary, look.view, sidecar.journal, sidecar.selection, sidecar.policy, memory, [
     ...sidecar.primary.problems,
+    ...catalogTableProblems(sidecar.catalogTables.tables),
     ...poolerProblems(pooledKeys(sidecar.standby, sidecar.primary), sidecar.strayPins),
   ]);
   const { chosen, plan, problems } = judged;
@@ -87,6 +89,7 @@ export async function runCycle(
   const again = await sidecar.act(actions);
   sidecar.considerRestart(plan.awaitingRestart, again || actions.some(isFileAction));
   await sidecar.tidy(judged.trusted ? primary : { pins: [] });
+  sidecar.catalogTables.lookAbout(sidecar, look.view);
   const hastened = await sidecar.haste.hasten(sidecar, look.view);
   sidecar.report(buildStatus(sidecar.journal, look.view, problems, "live", judged.notChosen));
   const busy = actions.some(({ kind }) => !UPKEEP.includes(kind)) || sidecar.applier.busyDatabases.size > 0;

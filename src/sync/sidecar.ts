@@ -45,6 +45,7 @@ import type { ConnInfo } from "../pg/conninfo.ts";
 import { describeError } from "../pg/errors.ts";
 import { LOG_STANDBY_SNAPSHOT } from "../pg/sql.ts";
 import { Haste } from "./births.ts";
+import { CatalogTables } from "./catalog-tables.ts";
 import { PrimaryLink, type PrimaryWay, StandbyLink, type Timeouts } from "./links.ts";
 import { CycleMemory } from "./memory.ts";
 import { RestartKeeper, type RestartOptions } from "./restart.ts";
@@ -84,6 +85,7 @@ export class Sidecar {
   readonly restarts: RestartKeeper | null;
   readonly #axis: TimeAxis;
   readonly haste = new Haste();
+  readonly catalogTables = new CatalogTables();
   readonly #pins: PinKeeper;
   readonly #snapshots: SnapshotStore;
   applier: Applier;

@@ -6,12 +6,26 @@ import { createLogicalSlot } from "../support/consumer.ts";
 import { testedMajors } from "../support/majors.ts";
 import { startSidecar } from "../support/sidecar.ts";
 import { confirm, sidecarSlots, slotsOf } from "../support/slots.ts";
-import { failOver, hasGuard, keptStreams, promisedStreams } from "../support/steps.ts";
+import { failOver, hasGuard, keptStreams, promisedStreams, untilProblem } from "../support/steps.ts";
 import { eventually } from "../support/wait.ts";
 import { pauseReplay, resumeReplay, waitForReplay } from "../support/wal.ts";
 
 /** Those on which a guard is made by SQL. */
 const majors = testedMajors().filter((major) => major >= 16);
+
+test("a database with a user_catalog_table is named, and is ready all the same (K4)", async () => {
+  const { primary, standby } = await startCluster();
+  await primary.query("create table own (id int) with (user_catalog_table = on)");
+  await primary.query("create table plain (id int) with (fillfactor = 90)");
+  await waitForReplay(primary, standby);
+  const sidecar = await startSidecar(standby);
+  const { problems } = await untilProblem(sidecar, "user_catalog_table");
+  const told = problems.filter(({ code }) => code === "user_catalog_table");
+  expect(told).toMatchObject([{ severity: "warning", message: expect.stringContaining("(public.own)") }]);
+  await sidecar.until("the guard", hasGuard);
+  await createLogicalSlot(primary, "read");
+  expect((await sidecar.untilSlot("read")).ready).toBe(true);
+});
 
 describe.each(majors)("PostgreSQL %i", (major) => {
   test("a guard that is born while a column is added counts only once it lies past that: the rows sent after a failover have the column (I2, K4)", async () => {
