@@ -33,12 +33,14 @@ export async function createSlots<A extends Create>(
   report: (create: A, error: unknown) => void,
 ): Promise<void> {
   const ordered = creates.toSorted((a, b) => a.from.localeCompare(b.from) || Number(a.to - b.to));
-  let copy = null as { from: string; at: Lsn } | null;
+  let copy = null as { from: string; plugin: string; at: Lsn } | null;
   for (const create of ordered) {
     try {
-      if (copy?.from !== create.from) {
+      const { from, plugin, replaces } = create;
+      // a slot is dropped only for a copy whose plugin has just loaded here: else there would be neither
+      if (copy?.from !== from || (replaces !== undefined && copy.plugin !== plugin)) {
         if (copy) await dropWork(session, role, work);
-        copy = { from: create.from, at: await makeWork(session, role, create, work) };
+        copy = { from, plugin, at: await makeWork(session, role, create, work) };
       }
       copy.at = await bringTo(session, role, work, copy.at, create.to);
       if (create.holds !== undefined) await expectHolding(session, work, create.holds);

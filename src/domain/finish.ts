@@ -10,6 +10,7 @@ import type { GuardRecord, SlotRecord } from "./journal.ts";
 import { formatLsn, type Lsn, minLsn } from "./lsn.ts";
 import { holdName, isLibraryName } from "./names.ts";
 import { isOurs, isServed, originalOf, whyUnsafe } from "./ownership.ts";
+import { type PluginRules, whyRefused } from "./plugins.ts";
 import { holdsRows, isProven, provisionOf } from "./proof.ts";
 import { repairOf } from "./repair.ts";
 import { type StandbySlot, sameIdentity, slotNamed } from "./slot.ts";
@@ -104,6 +105,8 @@ export interface FinishInput extends Promoted {
   keepUnproven?: boolean;
   /** 17+: names in `synchronized_standby_slots` of this primary that no standby streams by. */
   stalledStandbySlots?: readonly string[];
+  /** What output_plugin_libraries says here; null, or left out, where it refuses nothing. */
+  pluginRules?: PluginRules | null;
 }
 
 /** Decides for every slot in the journal, those that can share a decoding together. What its owner has dropped in time is left out. */
@@ -112,7 +115,10 @@ export function planFinish(input: FinishInput): FinishStep[] {
     ({ obsolete, name }) => !obsolete || slotNamed(input.slots, name) !== undefined,
   );
   const steps = records.map((record) => standing(record, input));
-  return shareDecodes(steps, (record, to) => sourceFor(input, to, record));
+  return shareDecodes(steps, (record, to) =>
+    // dropped, it could not be copied again; an advance needs no plugin (I18)
+    whyRefused(record, input.pluginRules) === null ? sourceFor(input, to, record) : null,
+  );
 }
 
 /**

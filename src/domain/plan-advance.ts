@@ -2,6 +2,7 @@
 import type { Action } from "./action.ts";
 import { createsOnStandby } from "./capability.ts";
 import { advanceCostMs, bucketCharge, restAfter, rideCostMs } from "./cost.ts";
+import { pluginUnproven } from "./doubts.ts";
 import { bytesBetween, type Lsn, minLsn } from "./lsn.ts";
 import type { PlanInput } from "./plan.ts";
 import { type DatabaseState, guardTarget, type Headroom } from "./plan-guard.ts";
@@ -74,7 +75,7 @@ function byLag(candidates: Candidate[]): Candidate[] {
  */
 function planRide(
   state: DatabaseState,
-  candidates: Candidate[],
+  all: Candidate[],
   relied: readonly Lsn[],
   input: PlanInput,
   headroom: Headroom,
@@ -83,6 +84,8 @@ function planRide(
   // promoted between the drop and the copy, the slot is made anew, and that takes a working copy as well
   if (!guard || state.newborn || headroom.free < 0 || !createsOnStandby(input.standby.serverVersionNum))
     return null;
+  // a slot whose plugin does not load cannot be copied again once it is dropped (I18); decoding it for an advance needs no plugin
+  const candidates = all.filter(({ slot }) => pluginUnproven(slot, input) === null);
   const limit = guardTarget(relied, input);
   const targets = candidates
     .map(({ advance }) => minLsn(advance.to, limit))

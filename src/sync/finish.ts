@@ -92,12 +92,13 @@ async function finishPromotion(context: FinishContext, tookBack: boolean): Promi
   assertSameCluster(journal, look.systemIdentifier);
   const { own, historyError } = await ownHistory(look.timeline, context);
   const promoted: Promoted = { journal, own };
-  const { stalledStandbySlots, slots: here } = look;
+  const { stalledStandbySlots, slots: here, pluginRules } = look;
   const { serverVersionNum } = context.control;
   const input = {
     ...promoted,
     slots: here,
     stalledStandbySlots,
+    pluginRules,
     serverVersionNum,
     keepUnproven: context.keepUnproven,
   };

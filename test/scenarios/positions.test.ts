@@ -8,7 +8,7 @@ import { createLogicalSlot } from "../support/consumer.ts";
 import { describeEach, usedOf } from "../support/majors.ts";
 import { createFailoverSlot } from "../support/server-sync.ts";
 import { startSidecar, type TestSidecar } from "../support/sidecar.ts";
-import { failOver, hasGuard, keptStreams, promisedStreams, untilProblem } from "../support/steps.ts";
+import { failOver, hasGuard, keptStreams, promisedStreams } from "../support/steps.ts";
 import { waitForReplay } from "../support/wal.ts";
 
 const MAJORS = [16, 17, 18];
@@ -41,35 +41,6 @@ describeEach(MAJORS, usedOf(MAJORS), (major) => {
       expect(await keptStreams(standby, ["odd"])).toEqual(promised);
     },
   );
-});
-
-describeEach([18], usedOf([18]), (major) => {
-  test("a flagged slot for which the server's own sync raises leaves the others guarded, and is named with the server's words (I9)", async () => {
-    const cluster = await startCluster({ major });
-    const { primary, standby } = cluster;
-    const sidecar = await startSidecar(standby);
-    await sidecar.until("the guard", hasGuard);
-    await primary.query("create table t (id int)");
-    for (const name of ["odd", "idle"]) await createFailoverSlot(primary, name);
-    await sidecar.until("both to be ready", ({ ready, slots }) => ready && slots.length === 2);
-    await primary.query("insert into t values (1)");
-    await confirmPastTheEnd(cluster, sidecar, "odd");
-    const { problems } = await untilProblem(sidecar, "server_sync_failed");
-    const told = problems.find(({ code }) => code === "server_sync_failed")?.message;
-    expect(told).toMatch(/"odd" is ahead of the standby position/);
-    const { ready, slots } = await sidecar.until("both", () => true);
-    expect({ ready, told: slots.map(({ name, reason }) => [name, reason]) }).toEqual({
-      ready: true,
-      told: [
-        ["idle", null],
-        ["odd", null],
-      ],
-    });
-    const promised = await promisedStreams(cluster, "odd", "idle");
-    const { finish } = await failOver(cluster, sidecar);
-    expect(finish?.complete, JSON.stringify(finish)).toBe(true);
-    expect(await keptStreams(standby, promised.keys())).toEqual(promised);
-  });
 });
 
 /** How the slot stands when its subscriber has confirmed the end of WAL and one byte more, and nothing has been written since. */

@@ -117,7 +117,8 @@ describeEach(SERVER_SYNC_MAJORS, serverSyncMajors(), (major) => {
     await createFailoverSlot(primary, "other");
     await untilReason(sidecar, "clash", "name_conflict");
     await sidecar.untilSlot("other");
-    await untilProblem(sidecar, "server_sync_failed");
+    const { problems: raised } = await untilProblem(sidecar, "server_sync_failed");
+    expect(raised.find(({ code }) => code === "server_sync_failed")?.message).toContain('slot "clash"');
     primary.configure({ synchronized_standby_slots: "standby1, gone" });
     primary.reload();
     const { problems } = await untilProblem(sidecar, "standby_slots_stalled");

@@ -19,7 +19,7 @@ import {
   timelineHistory,
 } from "../../src/pg/sql.ts";
 import { finishOnce } from "../../src/sync/finish.ts";
-import { GUARD, guard, journalOf, lsn, NOW, record, slot } from "./domain/build.ts";
+import { GUARD, guard, journalOf, lsn, NOW, OURS, record, slot } from "./domain/build.ts";
 
 const VERSION = 160_014;
 const END_OF_WAL = lsn(4 * 1024 ** 3);
@@ -36,6 +36,10 @@ class Server {
   #looks = 0;
   /** Why it does not give the history of its timeline, or null. */
   historyError: Error | null = null;
+  /** What output_plugin_libraries lists; null where there is no such setting. */
+  plugins: string | null = null;
+  /** A plugin whose library is not there. */
+  lacks: string | null = null;
 
   constructor(slots: LogicalSlot[], max: number, version = VERSION) {
     this.slots = new Map(slots.map((one) => [one.name, one]));
@@ -47,7 +51,18 @@ class Server {
     this.#looks += 1;
     this.before(this.#looks, this.slots);
     const idle_timeout_s = this.version >= 180_000 ? "60" : null;
-    return [[{ ...LOOK, idle_timeout_s }], [...this.slots.values()].map(row)];
+    return [
+      [
+        {
+          ...LOOK,
+          idle_timeout_s,
+          plugin_rules:
+            this.plugins &&
+            JSON.stringify({ value: this.plugins, source: "default", role: 10, overrides: null }),
+        },
+      ],
+      [...this.slots.values()].map(row),
+    ];
   }
 
   /** What is done by a command of the replication protocol. */
@@ -71,6 +86,7 @@ class Server {
         return this.#isAt(first, second) ? this.#drop(first, temporary) : MOVED;
       if (sql === advanceSeenSlot("primary"))
         return this.#isAt(first, second) ? this.#advance(first, third) : MOVED;
+      if (sql === copySlot("primary") && params[3] === this.lacks) throw failure("58P01", "no such file");
       if (sql === copySlot("primary")) return this.#copy(first, second, third === "true", temporary);
       throw new Error(`not expected: ${sql}`);
     };
@@ -357,4 +373,32 @@ test("the data directory tells it as well (I14)", async () => {
   rmSync(file);
   renameSync(`${file}.elsewhere`, file);
   expect((await served()).historyError).toContain("a line that is none");
+});
+
+test.each([
+  ["may not be loaded", "test_decoding", ["advance a", "advance b"]],
+  ["may be loaded", "pgoutput", ["drop a", "make a", "drop b", "make b"]],
+])(
+  "where their plugin %s, slots are not dropped for a shared copy that could not be made (I18)",
+  async (_, listed, done) => {
+    const far = 3 * 1024 ** 3;
+    const server = new Server([guard(100), slot("a", 100), slot("b", 100)], 10);
+    server.plugins = listed;
+    const journal = journalOf([record("a", "owned", 100, at(far)), record("b", "owned", 100, at(far))]);
+    expect(await finish(server, journal)).toMatchObject({ outcomes: { a: "advanced", b: "advanced" } });
+    expect(server.done).toEqual([...done, `drop ${GUARD}`]);
+  },
+);
+
+test("a slot whose plugin's library is gone is not dropped for a shared copy, whatever plugins the others have (I18)", async () => {
+  const far = 3 * 1024 ** 3;
+  const wal2json = { plugin: "wal2json" };
+  const server = new Server([guard(100), slot("a", 100), slot("b", 100, wal2json)], 10);
+  server.lacks = "wal2json";
+  const journal = journalOf([
+    record("a", "owned", 100, at(far)),
+    record("b", "owned", 100, at(far, { ...wal2json, ours: { ...OURS, ...wal2json } })),
+  ]);
+  expect((await finish(server, journal)).outcomes).toEqual({ a: "advanced", b: "failed" });
+  expect([...server.slots.keys()]).toContain("b");
 });

@@ -51,11 +51,13 @@ export function mustBeThere(
   found: (name: string) => Slot | undefined,
   end: bigint,
   detail: () => unknown,
+  mayLoad: (plugin: string) => boolean = () => true,
 ): void {
   for (const [name, slot] of slots) {
     const local = found(name);
     const about = () => [name, slot, local, detail()];
     must(local !== undefined, "check answered 0: the slot is there after a promotion (I17)", about);
+    must(mayLoad(slot.plugin), "check answered 0: somebody can read it (I17, I18)", about);
     must(
       local.db === slot.db && local.plugin === slot.plugin && local.twoPhase === slot.twoPhase,
       "check answered 0: it is the same slot (I5, I17)",

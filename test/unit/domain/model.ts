@@ -90,6 +90,8 @@ export class World {
   session = 1;
   thirdDatabaseAt: bigint | null = null;
   primary = new Map<string, PSlot>();
+  /** What output_plugin_libraries lists on the standby; null where every plugin may be loaded. */
+  allowed: string | null = null;
   standby = new Map<string, SSlot>();
   late: Late[] = [];
 
@@ -314,7 +316,12 @@ export class World {
   }
 
   seeStandby(): StandbyView {
+    const rules =
+      this.allowed === null
+        ? null
+        : { value: this.allowed.replaceAll(" ", ", "), ofOurRole: false, roleOid: 10, overrides: [] };
     return {
+      plugins: { rules, libraries: null },
       systemIdentifier: "1",
       inRecovery: true,
       serverVersionNum: 160_014,
@@ -383,6 +390,14 @@ export class World {
     this.move(slot, clamped);
   }
 
+  mayLoad(plugin: string): boolean {
+    return this.allowed === null || this.allowed.split(" ").includes(plugin);
+  }
+
+  #load(plugin: string): void {
+    if (!this.mayLoad(plugin)) throw new Error(`library "${plugin}" may not be used as an output plugin`);
+  }
+
   /** Copies `from` to a temporary slot, advances that, and copies it to the name (G2b). */
   copyAt(
     from: string,
@@ -395,6 +410,7 @@ export class World {
     this.#room(2);
     if (this.standby.has(slot.name)) throw new Error(`slot ${slot.name} already exists`);
     if (source.confirmed > to) throw new Error("the source is past the position");
+    this.#load(slot.plugin);
     if (inRecovery && to > this.replay) throw new Error("not replayed yet");
     this.add({
       ...slot,
@@ -416,6 +432,7 @@ export class World {
       case "create_guard": {
         this.#room(1);
         if (this.standby.has(action.guard)) throw new Error("already exists");
+        this.#load("pgoutput");
         this.write(1, true);
         this.receive(4, 4);
         return this.add({
@@ -438,6 +455,7 @@ export class World {
       case "create_hold": {
         const source = this.#source(action.from);
         if (this.standby.has(action.hold)) throw new Error("already exists");
+        this.#load("pgoutput");
         this.#room(1);
         return this.add({ ...source, name: action.hold, temporary: true, session: this.session });
       }
@@ -446,6 +464,7 @@ export class World {
         return;
       case "probe_plugin":
         this.#source(action.from ?? "");
+        this.#load(action.plugin);
         return this.#room(1);
       case "create":
         return this.copyAt(
@@ -462,6 +481,7 @@ export class World {
         const old = this.#idle(action.slot);
         this.standby.delete(action.slot);
         between();
+        this.#load(action.plugin);
         return this.add({
           ...old,
           plugin: action.plugin,

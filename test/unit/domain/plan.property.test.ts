@@ -192,6 +192,12 @@ const handStep = fc.oneof(
       model.fresh = false;
     }),
   ),
+  fc.constantFrom(null, "pgoutput", "test_decoding", "pgoutput test_decoding", "").map((allowed) =>
+    shown(`allow(${allowed})`, (model) => {
+      model.world.allowed = allowed;
+      model.fresh = false;
+    }),
+  ),
   name.map((slot) =>
     shown(`invalidateThere(${slot})`, ({ world }) => {
       const found = world.primary.get(slot);
@@ -238,6 +244,7 @@ function heal(model: SidecarModel): void {
   const { world } = model;
   world.maxSlots = 64;
   world.longTransaction = false;
+  world.allowed = null;
   for (const slot of [...world.primary.values()])
     if (slot.invalid || slot.twoPhase) world.primary.delete(slot.name);
   for (const slot of world.standby.values()) slot.pid = null;

@@ -469,6 +469,13 @@ describe("a ride: many slots that are far behind are replaced by copies of the g
     expect(decoded.length).toBeGreaterThan(0);
   });
 
+  test("4a what could not be copied again is not dropped for it, and decodes for itself: an advance needs no plugin (I18)", () => {
+    const refused = { value: "test_decoding", ofOurRole: false, roleOid: 10, overrides: [] };
+    const { moved, decoded } = ride(120, { standby: { plugins: { rules: refused, libraries: null } } });
+    expect(moved).toEqual([]);
+    expect(decoded.length).toBeGreaterThan(0);
+  });
+
   test("5 a few bytes are decoded by each slot for itself, which is cheaper", () => {
     const there = names.map((name) => slot(name, 10 * MB + 100));
     const { moved, decoded } = ride(120, {

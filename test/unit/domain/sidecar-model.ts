@@ -411,6 +411,7 @@ export class SidecarModel {
       (name) => world.standby.get(name),
       world.replay,
       () => ({ when, live, steps, records: journal.slots, standby: this.world.standby }),
+      (plugin) => world.mayLoad(plugin),
     );
   }
 
