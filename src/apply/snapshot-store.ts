@@ -1,5 +1,5 @@
 /** Snapshots of what is staged, kept beside the journal until the standby has been started: before that, it would remove them (I2). */
-import { mkdir, open, readdir, readFile, rename, rm } from "node:fs/promises";
+import { constants, mkdir, open, readdir, readFile, rename, rm } from "node:fs/promises";
 import path from "node:path";
 import type { Lsn } from "../domain/lsn.ts";
 import { snapshotFileName } from "../pg/snapshot-file.ts";
@@ -16,7 +16,8 @@ export class SnapshotStore {
     await mkdir(this.#directory, { recursive: true, mode: 0o700 });
     const target = this.#pathOf(lsn);
     const temporary = `${target}.tmp`;
-    const file = await open(temporary, "w", 0o600);
+    const { O_CREAT, O_NOFOLLOW, O_TRUNC, O_WRONLY } = constants;
+    const file = await open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0o600);
     try {
       await file.writeFile(bytes);
       await file.sync();

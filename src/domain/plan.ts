@@ -319,6 +319,8 @@ function releaseOverdue({ primary, standby, journal, policy, memory }: PlanInput
 function isHopeless(record: GuardRecord, input: PlanInput): boolean {
   const local = slotNamed(input.standby.slots, record.name);
   if (local === undefined) return false;
+  // given up by the server, for its WAL say: another file has to come in its place (where guards are made by SQL, that takes its record)
+  if (local.invalidation !== null && !createsOnStandby(input.standby.serverVersionNum)) return true;
   const provision = provisionOf(record, local);
   // loaded from a file that nobody knows: nothing can ever be proven of it
   if (provision.origin === null && !isProven(provision.proof)) return true;

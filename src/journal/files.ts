@@ -33,7 +33,7 @@ async function isDirectory(path: string): Promise<boolean> {
 }
 
 /** An empty file of ours at this place; never another that a link leads to. */
-export function openNew(path: string): Promise<FileHandle> {
+function openNew(path: string): Promise<FileHandle> {
   const { O_CREAT, O_NOFOLLOW, O_TRUNC, O_WRONLY } = constants;
   return open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0o600);
 }

@@ -326,6 +326,12 @@ export const SCENARIOS: Record<Key, (major: number) => Promise<void>> = {
     await sidecar.until("it not to be ready", ({ slots }) =>
       slots.some(({ name, reason }) => name === "idle" && reason !== null),
     );
+    await eventually(async () => !(await slotsOf(standby)).has("idle"), {
+      what: "the lost slot to be dropped",
+    });
+    await sidecar.until("new guards to be on their way", ({ guards, restart }) =>
+      guards.every(({ name, confirmedFlushLsn: at }) => at !== null || restart?.staged.includes(name)),
+    );
     await protectReading(sidecar, cluster, "idle");
     await untilSamePosition(primary, standby, "idle");
   },

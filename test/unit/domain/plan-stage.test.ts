@@ -1,7 +1,13 @@
 /** What is done with slot files (I11), as a table: every line of `planFiles`, and how the slots stand meanwhile. */
 import { describe, expect, test } from "vitest";
 import type { Action } from "../../../src/domain/action.ts";
-import { type JournalState, PROVEN, type Staged, UNPROVISIONED } from "../../../src/domain/journal.ts";
+import {
+  type GuardRecord,
+  type JournalState,
+  PROVEN,
+  type Staged,
+  UNPROVISIONED,
+} from "../../../src/domain/journal.ts";
 import { noteObservation, noteStaged } from "../../../src/domain/journal-update.ts";
 import type { FilesView, PrimaryView, StandbyView } from "../../../src/domain/observation.ts";
 import { type Memory, type Plan, type Policy, plan } from "../../../src/domain/plan.ts";
@@ -830,6 +836,31 @@ describe("which attempts are remembered", () => {
     expect(actions).toContainEqual({
       ...{ kind: "drop_leftover", slot: GUARD, database: "db1", databaseOid: 1 },
     });
+  });
+
+  test("a guard that the server has given up makes room, and another is staged in its place (I3, G2)", () => {
+    const record: GuardRecord = {
+      ...{ name: GUARD, database: "db1", databaseOid: 1, state: "owned", maxTarget: null },
+      ...{ ...UNPROVISIONED, proof: PROVEN },
+    };
+    const planned = (local: LogicalSlot) =>
+      plan({
+        primary: primaryView([], { serverVersionNum: 150_018 }),
+        standby: standbyView([local], { serverVersionNum: 150_018 }),
+        chosen: [],
+        journal: journalOf([], { guards: { 1: record } }),
+        policy: {
+          guardDatabases: "auto",
+          duty: 0.1,
+          provision: "auto",
+          restarts: false,
+          onConflict: "adopt",
+          releaseAfterMs: null,
+        },
+        memory: memory(),
+      }).actions.map(({ kind }) => kind);
+    expect(planned(slot(GUARD, 400))).not.toContain("drop_leftover");
+    expect(planned(slot(GUARD, 400, { invalidation: "wal_removed" }))).toContain("drop_leftover");
   });
 
   test("a name that has been forgotten while its file was on the way takes none: nobody would take it back (I6)", () => {
