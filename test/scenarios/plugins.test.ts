@@ -11,6 +11,7 @@ import { createLogicalSlot } from "../support/consumer.ts";
 import { slotIn } from "../support/file-way.ts";
 import { describeEach, usedOf } from "../support/majors.ts";
 import { startSidecar, type TestSidecar } from "../support/sidecar.ts";
+import { confirm } from "../support/slots.ts";
 import {
   failOver,
   hasGuard,
@@ -19,6 +20,8 @@ import {
   untilReason,
   untilStaged,
 } from "../support/steps.ts";
+import { eventually } from "../support/wait.ts";
+import { logRunningTransactions } from "../support/wal.ts";
 
 describeEach([15, 16], usedOf([15, 16]), (major) => {
   test("a plugin whose library is taken away makes its slots not ready, however often it loaded before; brought back, it counts again (I18, K6)", async () => {
@@ -82,7 +85,18 @@ describeEach(SIBLINGS, usedOf(WITH_SETTING), (major) => {
     await untilReason(sidecar, "plain", "plugin_refused");
     await createLogicalSlot(primary, "late");
     await primary.query("insert into t values (1)");
-    await sidecar.untilSlot("late", "guarded", "synced");
+    // a guard counts once it has come past its own beginnings, and it waits for the slots
+    await eventually(
+      async () => {
+        await logRunningTransactions(primary);
+        for (const name of ["decoded", "plain", "late"]) await confirm(primary, name);
+        return ["guarded", "synced"].includes(
+          slotIn(await sidecar.until("it", () => true), "late")?.protection ?? "",
+        );
+      },
+      { what: "the late one to be ready", timeoutMs: 60_000, intervalMs: 500 },
+    );
+    await primary.query("insert into t values (2)");
     const promised = await promisedStreams(cluster, "late");
     const { finish } = await failOver(cluster, sidecar);
     expect(finish?.slots.find(({ name }) => name === "late")?.detail ?? null).toBeNull();
