@@ -372,12 +372,17 @@ export class FileWorld {
 
   /** Some subscribers go on, and what nobody needs any more is removed. */
   goOn(names: readonly string[]): void {
+    this.unfed(names);
+    this.feedback();
+  }
+
+  /** The same before the standby's feedback comes again. */
+  unfed(names: readonly string[]): void {
     this.write(1);
     this.record();
     for (const name of names) this.confirm(name, 4);
     this.vacuum("here");
     this.receive(4, 4);
-    this.feedback();
   }
 
   // ---- the standby

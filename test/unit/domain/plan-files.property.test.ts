@@ -119,6 +119,7 @@ const quietStep = fc.oneof(
       .map(([names, last]) => inWorld(`overlap(${names},${last})`, (world) => world.overlap(names, last))),
   },
   { weight: 4, arbitrary: some.map((names) => inWorld(`goOn(${names})`, (world) => world.goOn(names))) },
+  { weight: 4, arbitrary: some.map((names) => inWorld(`unfed(${names})`, (world) => world.unfed(names))) },
   {
     weight: 1,
     arbitrary: name.map((slot) =>
