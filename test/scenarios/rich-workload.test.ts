@@ -11,7 +11,7 @@ import type { PgServer } from "../../src/sandbox/server.ts";
 import { startCluster, type TestCluster } from "../support/cluster-fixture.ts";
 import type { Stoppable } from "../support/commotion.ts";
 import { createLogicalSlot } from "../support/consumer.ts";
-import { QUICK, untilRecorded } from "../support/file-way.ts";
+import { isReady, QUICK, untilRecorded } from "../support/file-way.ts";
 import { describeEach, testedMajors } from "../support/majors.ts";
 import {
   prepareRichTables,
@@ -72,12 +72,13 @@ describeEach(MAJORS, MAJORS, (major) => {
         names.push(...(await makeSlots(primary, ["idle"])));
       }
       if (major >= 12) names.push(...(await makeSlots(primary, ["late"])));
-      await sidecar.until("all to be ready", ({ ready, slots }) => ready && slots.length === names.length);
+      await untilReady(sidecar, names, major);
       await sleep(random() * 1_000);
       await Promise.all(readers.map((reader) => reader.stop()));
       await untilRecorded(sidecar, primary, ...names);
-      await sidecar.until("all to be ready", ({ ready, slots }) => ready && slots.length === names.length);
+      await untilReady(sidecar, names, major);
       await sleep(random() * 300);
+      const ready = names.filter((name) => sidecar.status !== null && isReady(sidecar.status, name));
 
       await primary.kill();
       await Promise.all([workload.stop(), disturbance.stop()]);
@@ -89,16 +90,25 @@ describeEach(MAJORS, MAJORS, (major) => {
       await primary.start();
       const end = parseLsn(finish.endOfWalLsn);
       for (const slot of finish.slots) {
+        // one that was not called ready may be given up; one that is kept sends all
+        if (slot.positionLsn === null && !ready.includes(slot.name)) continue;
+        totals.slots += 1;
         const alike = await expectAlike(cluster, slot, end);
         if (alike === null) totals.unreadable += 1;
         else totals.changes += alike;
       }
       expect(finish.slots.map(({ name }) => name).toSorted()).toEqual(names.toSorted());
       totals.rounds += 1;
-      totals.slots += finish.slots.length;
     },
   );
 });
+
+/** Below 13 an advance may run ahead of the primary's slot, and under such a load it is seldom that all are ready at one moment. */
+async function untilReady(sidecar: TestSidecar, names: readonly string[], major: number): Promise<void> {
+  if (major >= 13)
+    await sidecar.until("all to be ready", ({ ready, slots }) => ready && slots.length === names.length);
+  else for (const name of names) await sidecar.untilSlot(name);
+}
 
 async function makeSlots(primary: PgServer, names: string[]): Promise<string[]> {
   for (const name of names) await createLogicalSlot(primary, name, { plugin: PLUGINS[name] ?? "" });

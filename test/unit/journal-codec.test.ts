@@ -444,6 +444,31 @@ describe("a damaged journal is told from a sound one (I10)", () => {
   });
 });
 
+test("a journal of version 1 says nothing of rewrite mappings: what was made by SQL lacks none, what came by its file is to be proven (I16)", () => {
+  const ofOld = (record: Record<string, unknown>) => {
+    const proof = { start: true, wal: true, rows: true };
+    return { ...record, proof };
+  };
+  const body = bodyOf(small());
+  const [slot = {}] = body.slots as Record<string, unknown>[];
+  const origin = {
+    ...{ databaseOid: 5, plugin: "pgoutput", twoPhase: false, restartLsn: "0/1", confirmedFlushLsn: "0/2" },
+    ...{ snapshot: "kept", pin: null, at: 0, commonUntil: null },
+  };
+  const guard = { ...someGuard, staged: [], origin };
+  const old = {
+    ...body,
+    slots: [ofOld(slot), ofOld({ ...slot, name: "loaded", origin })],
+    guards: [ofOld(guard)],
+    lowGuards: [ofOld({ ...guard, origin: null })],
+  };
+  const read = decodeJournal(sealed(old, 1), PATH);
+  expect(read.slots.get("orders")?.proof.mappings).toBe(true);
+  expect(read.slots.get("loaded")).toMatchObject({ proof: { mappings: false }, origin: { loadedBy: null } });
+  expect(read.guards[16_384]?.proof.mappings).toBe(false);
+  expect(read.lowGuards[16_384]?.proof.mappings).toBe(true);
+});
+
 describe("a newer version's journal is left for that version", () => {
   test.each([3, 10, 4000])("version %s", (version) => {
     expect(() => decodeJournal(sealed({ anything: true }, version), PATH)).toThrow(JournalVersionError);

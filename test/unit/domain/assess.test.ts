@@ -374,6 +374,24 @@ describe("while both servers answer", () => {
       });
       expect(live(each(true), there)).toMatchObject({ code: 0 });
     }
+    // nor what may lack the mappings of catalogs that were rewritten (I16)
+    const lacking = { proof: { ...SQL_MADE.proof, mappings: false } };
+    const ownLacking = input({
+      journal: journal([record("a", 700, { ...came, ...seen(true), ...lacking })]),
+      standby: standby([slot("a", 700)], version),
+    });
+    const coveredLacking = input({
+      journal: journal(
+        [record("a", 700, { state: "seen", ours: null, protection: "guarded", ...seen(true) })],
+        { guards: { 5: { ...guards[5], ...lacking } } },
+      ),
+      standby: standby([slot(GUARD, 650)], version),
+    });
+    for (const each of [ownLacking, coveredLacking])
+      expect(live(each, there)).toMatchObject({
+        code: 1,
+        line: expect.stringContaining("rewrite_mappings_unproven"),
+      });
   });
 
   test("12. below 16, what the subscriber has confirmed while no sidecar was running is not ready: nobody saw its catalog rows kept (I4, I15)", () => {
