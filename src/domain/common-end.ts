@@ -49,12 +49,12 @@ export function gapOf(record: SlotRecord, promoted: Promoted): Gap {
   const known = confirmed === null || end === null ? null : minLsn(confirmed, end);
   const places = [
     ...(confirmed === null ? [] : [{ timeline: record.timeline ?? 0, lsn: confirmed, until: end }]),
-    ...record.formerly.flatMap((place) => {
+    ...record.formerly.flatMap((place, index) => {
       const then = limitOn(promoted.own, place.timeline, null);
       if (then.kind !== "fork") return [{ ...place, until: known }];
-      return confirmed !== null && bytesBeyond(then.until, confirmed) > 0
-        ? []
-        : [{ ...place, until: then.until }];
+      const later = [...record.formerly.slice(index + 1).map(({ lsn }) => lsn), confirmed];
+      const wentOn = later.some((lsn) => lsn !== null && bytesBeyond(then.until, lsn) > 0);
+      return wentOn ? [] : [{ ...place, until: then.until }];
     }),
   ];
   for (const { until, ...place } of places) {

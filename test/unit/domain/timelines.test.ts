@@ -239,6 +239,22 @@ describe("after a promotion (I14)", () => {
       seen: { timeline: 1, lsn: lsn(800) },
     });
     expect(gap(408)).toMatchObject({ beyondBytes: 0, until: lsn(904) });
+    const twice = seenAt(400, {
+      timeline: 3,
+      formerly: [
+        { timeline: 1, lsn: lsn(800) },
+        { timeline: 2, lsn: lsn(504) },
+      ],
+    });
+    const own = {
+      timeline: 4,
+      forks: [1, 2, 3].map((timeline) => ({ timeline, until: lsn(400) })),
+      whole: true,
+    };
+    expect(
+      gapOf(twice, { journal: journalOf(), own }),
+      "put back after the first, and ahead of the second",
+    ).toMatchObject({ beyondBytes: 104, seen: { timeline: 2 } });
   });
 
   test("a native subscription gets the statements for its own database; others, and what is not certain, get none", () => {
