@@ -5,10 +5,12 @@
 import { readdirSync } from "node:fs";
 import path from "node:path";
 import { expect, onTestFinished, test } from "vitest";
+import type { Policy } from "../../src/domain/plan.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import { startCluster, type TestCluster } from "../support/cluster-fixture.ts";
 import { createLogicalSlot, readSlot } from "../support/consumer.ts";
 import { cyclesLater, onMajor, QUICK, untilRecorded } from "../support/file-way.ts";
+import { describeEach, usedOf } from "../support/majors.ts";
 import { startSidecar, type TestSidecar } from "../support/sidecar.ts";
 import { failOver, keptStreams, promisedStreams, untilStaged } from "../support/steps.ts";
 import { waitForReplay } from "../support/wal.ts";
@@ -71,6 +73,32 @@ onMajor(
   },
   12,
 );
+
+describeEach([16], usedOf([16]), (major) => {
+  test("on 16, where the operator has slots come by their files, catalogs that were rewritten before the guard was made cost such a slot nothing (I16, K5)", async () => {
+    const cluster = await startCluster({ major });
+    const { primary, standby } = cluster;
+    await primary.query("create table named (id int primary key)");
+    await createLogicalSlot(primary, "moved");
+    const client = await primary.connect();
+    onTestFinished(() => client.end().catch(() => {}));
+    await client.query("begin");
+    await changeCatalogs(client);
+    await client.query("insert into renamed values (2, 'two')");
+    await client.query("commit");
+    await rewriteCatalogs(primary);
+    await restartWithoutMappings(cluster);
+    const policy: Policy = {
+      ...{ guardDatabases: "auto", duty: 0.05, provision: "file", restarts: false },
+      ...{ onConflict: "adopt", releaseAfterMs: null },
+    };
+    const sidecar = await startSidecar(standby, { nap: QUICK, policy });
+    await untilStaged(sidecar, "moved");
+    await standby.restart();
+    await sidecar.untilSlot("moved", "synced");
+    await expectSame(cluster, sidecar, "moved");
+  });
+});
 
 async function changeCatalogs(client: { query: (sql: string) => Promise<unknown> }): Promise<void> {
   await client.query("alter table named rename to renamed");
