@@ -121,6 +121,15 @@ export function guardTarget(relied: readonly Lsn[], { primary, standby }: PlanIn
   return minLsn(standby.replayLsn, primary.walLsn, ...relied);
 }
 
+/**
+ * What a guard that does not count yet waits for: each slot that is ahead of it, for there it may come to count, and then covers the slot.
+ * A slot whose creation began after the guard's birth was made once all had ended that was open then. Where being there has not helped, it
+ * goes on: it would stay for good, and serve nobody.
+ */
+export function aheadOf(guard: Source, positions: readonly Lsn[]): Lsn[] {
+  return positions.filter((position) => position > guard.confirmedFlushLsn);
+}
+
 /** Creates the guard where there is none; advances it when that is due. */
 export function planGuard(
   state: DatabaseState,
@@ -144,8 +153,7 @@ export function planGuard(
       },
     ];
   }
-  // nothing can rely on a new one, and it counts only once it has moved
-  const to = rideTo ?? guardTarget(state.newborn ? [] : relied, input);
+  const to = rideTo ?? guardTarget(relied, input);
   const behind = bytesBetween(state.guard.confirmedFlushLsn, to);
   const since = memory.now - (memory.guardAdvancedAt.get(state.guard.name) ?? 0);
   const due =
@@ -169,15 +177,16 @@ const SPREAD_BYTES = 64 * 1024 * 1024;
 export function planLoadedGuards(
   state: DatabaseState,
   relied: readonly Lsn[],
+  unserved: readonly Lsn[],
   beginnings: readonly Lsn[],
   input: PlanInput,
 ): Action[] {
-  const { guard, hold, provision, holdProvision } = state;
+  const { guard, hold, provision, holdProvision, newborn, holdNewborn } = state;
   // I4: what the feedback does not hold for it, it can serve for nobody
   const held = input.primary.physicalSlot?.catalogXmin ?? null;
   const isServed = (position: Lsn) =>
     hold !== null &&
-    !state.holdNewborn &&
+    !holdNewborn &&
     isProven(proofNow(holdProvision, hold)) &&
     held !== null &&
     hold.catalogXmin !== null &&
@@ -191,18 +200,15 @@ export function planLoadedGuards(
       input,
     );
   const forFresh = relied.filter((position) => !isServed(position));
+  const freshTo = (fresh: Source) =>
+    newborn ? guardTarget(aheadOf(fresh, unserved), input) : targetOf(fresh, forFresh);
+  const lowTo = (low: Source) =>
+    holdNewborn
+      ? guardTarget(aheadOf(low, [...unserved, ...beginnings]), input)
+      : minLsn(targetOf(low, relied), ...beginnings);
   return [
-    ...(guard ? advanceLoaded(state, guard, provision, state.newborn, targetOf(guard, forFresh), input) : []),
-    ...(hold
-      ? advanceLoaded(
-          state,
-          hold,
-          holdProvision,
-          state.holdNewborn,
-          minLsn(targetOf(hold, relied), ...beginnings),
-          input,
-        )
-      : []),
+    ...(guard ? advanceLoaded(state, guard, provision, newborn, freshTo(guard), input) : []),
+    ...(hold ? advanceLoaded(state, hold, holdProvision, holdNewborn, lowTo(hold), input) : []),
   ];
 }
 

@@ -15,6 +15,7 @@ import type { PrimaryView, StandbyView } from "./observation.ts";
 import { isOurs } from "./ownership.ts";
 import { planAdvances } from "./plan-advance.ts";
 import {
+  aheadOf,
   type DatabaseState,
   type Headroom,
   inspectDatabase,
@@ -206,10 +207,11 @@ function planDatabase(
   const relied = positions.filter((position) => !state.guard || position >= state.guard.confirmedFlushLsn);
   const advances = planAdvances(state, decisions, relied, input, result.budgetMs, headroom);
   const creates = decisions.flatMap((decision) => (decision.create ? [decision.create] : []));
-  const guard = createsOnStandby(input.standby.serverVersionNum)
-    ? planGuard(state, relied, advances.rideTo, creates.length > 0, input, headroom)
-    : planLoadedGuards(state, positions, beginningsOf(decisions), input);
   const unserved = [...decisions.flatMap((decision) => decision.needsHold ?? []), ...positions];
+  const waitsFor = state.guard && state.newborn ? aheadOf(state.guard, unserved) : relied;
+  const guard = createsOnStandby(input.standby.serverVersionNum)
+    ? planGuard(state, waitsFor, advances.rideTo, creates.length > 0, input, headroom)
+    : planLoadedGuards(state, positions, unserved, beginningsOf(decisions), input);
 
   result.actions.push(...planHold(state, guard, unserved, input, headroom), ...guard);
   result.actions.push(...uniqueProbes(decisions));

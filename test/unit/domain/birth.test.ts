@@ -72,9 +72,19 @@ describe("a new guard", () => {
     journal: journalOf([record("x", "seen", 600, { reason: null })], guards(beginning)),
   });
 
-  test("protects nobody, is copied to no name and by no hold, and waits for no slot (K4)", () => {
+  test("protects nobody, is copied to no name and by no hold, and goes to the next slot: there it may come to count (K4, I19)", () => {
     const { verdicts, actions } = planFor(situation(bornAt(490)));
     expect(verdicts.get("x")).toMatchObject({ protection: "waiting", reason: "no_consistent_snapshot" });
+    expect(actions).toMatchObject([{ kind: "advance_guard", to: 600n }]);
+  });
+
+  test("goes past a slot where it has not come to count: else it would never serve anybody (K4)", () => {
+    const at = situation(bornAt(490));
+    const { actions } = planFor({
+      ...at,
+      there: [slot("x", 500)],
+      here: [guard(500, { restartLsn: lsn(490) })],
+    });
     expect(actions).toMatchObject([{ kind: "advance_guard", to: 1_000n }]);
   });
 
