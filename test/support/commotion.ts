@@ -13,8 +13,14 @@ export type Stoppable = { stop: () => Promise<unknown> };
 
 export type Maker = Stoppable & { made: string[] };
 
+/** True for one that was left behind its position, where advancing it would have let go of catalog rows: it sends changes again. */
+export function isShort({ detail }: FinishedSlot): boolean {
+  return detail?.includes("it was left at") ?? false;
+}
+
 /** Where a slot has to start: the position last recorded, or the end of what this node has. */
 export function startOf(slot: FinishedSlot, end: Lsn): Lsn {
+  if (isShort(slot)) return parseLsn(slot.positionLsn ?? "");
   return minLsn(parseLsn(slot.lastSeenLsn ?? ""), end);
 }
 
