@@ -2,10 +2,10 @@
 import type { Action } from "./action.ts";
 import { decideConflict, isUnmoved } from "./adopt.ts";
 import { beginningNow, copiedTooEarly, isSettled, newborn } from "./birth.ts";
-import { copiesSlots, createsOnStandby } from "./capability.ts";
+import { advanceKeepsRows, copiesSlots, createsOnStandby } from "./capability.ts";
 import { doubtsOf, notFlushed, pluginUnproven } from "./doubts.ts";
 import { inGrace } from "./grace.ts";
-import type { Provision, RowsHeld } from "./journal.ts";
+import { type Provision, type RowsHeld, UNPROVISIONED } from "./journal.ts";
 import { formatLsn, isAhead, type Lsn, lastHad, maxLsn, minLsn } from "./lsn.ts";
 import { isLibraryName, isValidSlotName } from "./names.ts";
 import { isOnlyAhead, isOurs, whyUnsafe } from "./ownership.ts";
@@ -24,6 +24,7 @@ import { isProbeDue, whyRefused } from "./plugins.ts";
 import { holdsRows, isProven, proofNow, provisionOf, rowsOf } from "./proof.ts";
 import { blocked, GUARDED, SYNCED, type Verdict, waiting } from "./protection.ts";
 import { type PrimarySlot, type StandbySlot, slotNamed } from "./slot.ts";
+import { xidPrecedesOrEquals } from "./xid.ts";
 
 export interface SlotDecision {
   slot: PrimarySlot;
@@ -219,7 +220,16 @@ function decideExisting(
     ...(whole && !isCopiedTooEarly(provision, local)
       ? {}
       : guardedMeanwhile(slot, confirmed, database, input, headroom)),
-    ...(proof.wal ? advanceOf(confirmed, local, local.confirmedFlushLsn, restart, !proof.start, input) : {}),
+    ...(proof.wal
+      ? advanceOf(
+          goalOf(slot as Placed, database, input),
+          local,
+          local.confirmedFlushLsn,
+          restart,
+          !proof.start,
+          input,
+        )
+      : {}),
     ...probeOf(slot, database, input),
   };
 }
@@ -341,6 +351,28 @@ function verdictOfSynced(
 /** One that came by its own file sends what the primary's slot would send. */
 function isCopiedTooEarly(provision: Provision, local: StandbySlot): boolean {
   return provision.origin === null && !isSettled(provision, local);
+}
+
+/**
+ * I4: where advancing runs ahead, only as far as no row can be let go of that the primary's slot needs: to where that begins to decode, or
+ * all the way while it needs none that a transaction of before this look has deleted, or while the low guard, which goes no further than
+ * that, can make it anew. So what was promised in this look holds all the same.
+ */
+function goalOf(
+  { confirmedFlushLsn, restartLsn, catalogXmin, twoPhase }: Placed,
+  database: DatabaseState | null,
+  { primary, standby }: Pick<PlanInput, "primary" | "standby">,
+): Lsn {
+  const low = database?.hold ?? null;
+  const made =
+    low !== null &&
+    !low.temporary &&
+    !twoPhase &&
+    isProven(proofNow(database?.holdProvision ?? UNPROVISIONED, low));
+  if (advanceKeepsRows(standby.serverVersionNum) || (made && low.confirmedFlushLsn <= restartLsn))
+    return confirmedFlushLsn;
+  const idle = catalogXmin !== null && xidPrecedesOrEquals(primary.oldestXid, catalogXmin);
+  return minLsn(confirmedFlushLsn, idle ? primary.walLsn : restartLsn);
 }
 
 function advanceOf(
