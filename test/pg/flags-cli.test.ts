@@ -92,6 +92,7 @@ describeEach([13], usedOf([13]), (major) => {
     ]);
     expect(status.notChosen).toEqual([
       {
+        excluded: false,
         name: "scratch",
         database: "postgres",
         plugin: "test_decoding",

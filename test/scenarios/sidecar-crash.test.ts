@@ -48,7 +48,7 @@ const LATER_CYCLE: [step: string, point: CrashPoint][] = [
 ];
 
 const AS_PRIMARY = "CASE WHEN NOT pg_catalog.pg_is_in_recovery\\(\\) THEN\\s[^]*";
-const LOOK_AT_PROMOTED = "replay_lsn,[^]*END AS wal_lsn(?![^]*may_snapshot)";
+const LOOK_AT_PROMOTED = "^(?![^]*may_snapshot)[^]*AS stalled_standby_slots";
 const BRINGS = `${AS_PRIMARY}${ADVANCE}[^]*"moved"`;
 const NAMES = (slot: string) => `${AS_PRIMARY}${COPY}[^]*,"${slot}",`;
 const DROPS_GUARD = `${AS_PRIMARY}${DROP}[^]*"slotsync_guard_`;
