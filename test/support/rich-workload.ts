@@ -178,10 +178,12 @@ class Worker {
     return this.#run("commit", "commit");
   }
 
+  /** The oldest, again and again until it is: one that is left open keeps a guard from being made. */
   async #endPrepared(): Promise<void> {
-    const gid = this.#prepared.shift();
+    const [gid] = this.#prepared;
     const how = this.#random() < 0.8 ? "commit" : "rollback";
-    await this.#run(`${how} prepared`, `${how} prepared '${gid}'`);
+    if (await this.#run(`${how} prepared`, `${how} prepared '${gid}'`)) this.#prepared.shift();
+    else await sleep(50);
   }
 
   /** Ends what is prepared: nobody else would. */
