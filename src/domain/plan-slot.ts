@@ -5,7 +5,7 @@ import { beginningNow, copiedTooEarly, isSettled, newborn } from "./birth.ts";
 import { advanceKeepsRows, copiesSlots, createsOnStandby } from "./capability.ts";
 import { doubtsOf, notFlushed, pluginUnproven } from "./doubts.ts";
 import { inGrace } from "./grace.ts";
-import { type Provision, type RowsHeld, UNPROVISIONED } from "./journal.ts";
+import type { Provision, RowsHeld } from "./journal.ts";
 import { formatLsn, isAhead, type Lsn, lastHad, maxLsn, minLsn } from "./lsn.ts";
 import { isLibraryName, isValidSlotName } from "./names.ts";
 import { isOnlyAhead, isOurs, whyUnsafe } from "./ownership.ts";
@@ -353,23 +353,25 @@ function isCopiedTooEarly(provision: Provision, local: StandbySlot): boolean {
   return provision.origin === null && !isSettled(provision, local);
 }
 
+/** True when the low guard could make the slot, as the finishing step asks it (I17), and lies where the slot begins to decode, or before. */
+function isMadeByLow(slot: Placed, database: DatabaseState | null, input: PlanInput): boolean {
+  const low = database?.hold ?? null;
+  if (database === null || low === null || low.temporary || slot.twoPhase || database.holdNewborn)
+    return false;
+  if (low.confirmedFlushLsn > slot.restartLsn || !isProven(proofNow(database.holdProvision, low)))
+    return false;
+  return holdsRows(rowsOf(slot.name, slot, input), low, input.standby.serverVersionNum);
+}
+
 /**
  * I4: where advancing runs ahead, only as far as no row can be let go of that the primary's slot needs: to where that begins to decode, or
  * all the way while it needs none that a transaction of before this look has deleted, or while the low guard, which goes no further than
  * that, can make it anew. So what was promised in this look holds all the same.
  */
-function goalOf(
-  { confirmedFlushLsn, restartLsn, catalogXmin, twoPhase }: Placed,
-  database: DatabaseState | null,
-  { primary, standby }: Pick<PlanInput, "primary" | "standby">,
-): Lsn {
-  const low = database?.hold ?? null;
-  const made =
-    low !== null &&
-    !low.temporary &&
-    !twoPhase &&
-    isProven(proofNow(database?.holdProvision ?? UNPROVISIONED, low));
-  if (advanceKeepsRows(standby.serverVersionNum) || (made && low.confirmedFlushLsn <= restartLsn))
+function goalOf(slot: Placed, database: DatabaseState | null, input: PlanInput): Lsn {
+  const { confirmedFlushLsn, restartLsn, catalogXmin } = slot;
+  const { primary, standby } = input;
+  if (advanceKeepsRows(standby.serverVersionNum) || isMadeByLow(slot, database, input))
     return confirmedFlushLsn;
   const idle = catalogXmin !== null && xidPrecedesOrEquals(primary.oldestXid, catalogXmin);
   return minLsn(confirmedFlushLsn, idle ? primary.walLsn : restartLsn);
