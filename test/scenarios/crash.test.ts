@@ -6,6 +6,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, expect, test } from "vitest";
 import { parseLsn } from "../../src/domain/lsn.ts";
+import { isFailoverReady } from "../../src/domain/protection.ts";
 import type { PgServer } from "../../src/sandbox/server.ts";
 import { startCluster } from "../support/cluster-fixture.ts";
 import {
@@ -61,7 +62,8 @@ describeEach(known, used, (major) => {
         if (!byFiles || !early.includes(name)) await createLogicalSlot(primary, name);
       const begun = await positionOf(primary, "busy");
       await sidecar.untilSlot("idle");
-      await sidecar.untilSlot("busy");
+      // 12: one that comes after the guards may have to wait for its reader (advance_runs_ahead)
+      if (major !== 12 || early.includes("busy")) await sidecar.untilSlot("busy");
 
       const writers = await startWriters(primary, { connections: 6, seed, maxPauseMs: 8 });
       const reader = await startReader(primary, { slot: "busy", table: "written" });
@@ -80,6 +82,10 @@ describeEach(known, used, (major) => {
       await sleep(random() * 600);
 
       await primary.kill();
+      // on 11 nothing protects a slot before the next restart, on 12 not every one at once: what was called ready counts
+      const called = sidecar.status?.slots.filter(({ protection }) => isFailoverReady(protection)) ?? [];
+      const promisedAll = major > 12;
+      const isPromised = (name: string) => promisedAll || called.some((slot) => slot.name === name);
       const rows = writers.committed.size;
       await Promise.all([writers.stop(), ...commotion.map((each) => each.stop())]);
       standby.promote();
@@ -94,27 +100,30 @@ describeEach(known, used, (major) => {
       expect(new Set(insertedIds(everything, "written")), "the idle slot sends every row").toEqual(survived);
       const end = parseLsn(finish.endOfWalLsn ?? "");
 
-      // on 11 nothing protects a slot before the next restart
       const there = await slotsOf(standby);
-      const protectedOnes = finish.slots.filter(({ name }) => major > 11 || ["idle", "busy"].includes(name));
-      for (const { name } of finish.slots)
-        if (!protectedOnes.some((slot) => slot.name === name))
-          expect(there.has(name), `"${name}", which nothing protected, is there`).toBe(false);
+      const protectedOnes = finish.slots.filter(({ name }) => isPromised(name));
+      if (major === 11)
+        for (const { name } of finish.slots)
+          if (!["idle", "busy"].includes(name))
+            expect(there.has(name), `"${name}", which nothing protected, is there`).toBe(false);
       const seen = protectedOnes.filter((slot) => slot.lastSeenLsn !== null);
       for (const slot of seen.filter(({ plugin }) => plugin === "test_decoding")) {
         expect(["kept", "advanced", "materialised"], JSON.stringify(slot)).toContain(slot.outcome);
         expect(await peek(standby, slot.name), `"${slot.name}" sends what the primary would have`).toEqual(
-          committedAfter(everything, startOf(slot, end)),
+          // 11 and 12 leave a slot short of its position where moving it would cost catalog rows
+          committedAfter(everything, promisedAll ? startOf(slot, end) : parseLsn(slot.positionLsn ?? "")),
         );
       }
 
-      const busy = insertedIds(await peek(standby, "busy"), "written");
+      const busy = isPromised("busy") ? insertedIds(await peek(standby, "busy"), "written") : [];
       const owed = insertedIds(committedAfter(everything, begun), "written");
-      const lost = owed.filter((id) => !reader.taken.has(id) && !busy.includes(id));
+      const lost = !isPromised("busy")
+        ? []
+        : owed.filter((id) => !reader.taken.has(id) && !busy.includes(id));
       expect(lost, "rows that the reader never gets").toEqual([]);
       const repeated = busy.filter((id) => reader.taken.has(id)).length;
 
-      if (subscribed && major > 11) {
+      if (subscribed && major > 11 && isPromised("sub1")) {
         await repoint(subscriber, "sub1", standby);
         await eventually(
           async () => {

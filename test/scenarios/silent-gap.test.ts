@@ -107,11 +107,19 @@ describeEach(FILE_MAJORS, fileMajors(), (major) => {
     await primary.query("insert into written values (1000)");
     const position = formatLsn(await positionOf(primary, "moved"));
     await sidecar.until(`slot "moved" at ${position}`, ({ slots }) =>
-      slots.some((slot) => slot.protection === "synced" && slot.standbyConfirmedFlushLsn === position),
+      slots.some(
+        (slot) =>
+          slot.protection === "synced" &&
+          // 11 moves a slot only to where the primary's begins to decode (advance_runs_ahead)
+          (major === 11 ? slot.primaryConfirmedFlushLsn : slot.standbyConfirmedFlushLsn) === position,
+      ),
     );
-    const promised = await promisedStreams(cluster, "moved");
+    const promised = (await promisedStreams(cluster, "moved")).get("moved") ?? [];
     await failOver(cluster, sidecar);
-    expect(await keptStreams(standby, ["moved"])).toEqual(promised);
+    const kept = (await keptStreams(standby, ["moved"])).get("moved") ?? [];
+    expect(promised.length).toBeGreaterThan(0);
+    // … and repeats what lies between
+    expect(major === 11 ? kept.slice(-promised.length) : kept).toEqual(promised);
   });
 
   const totals = { rounds: 0, rows: 0, ready: 0, notReady: 0, exact: 0, lost: 0, repeated: 0 };
