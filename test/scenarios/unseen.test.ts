@@ -320,6 +320,8 @@ async function prepare(primary: PgServer): Promise<void> {
     ["certified", ""],
   ])
     await primary.query(`create role ${role} login replication ${login} in role pg_monitor`);
+  if (primary.major >= 16)
+    await primary.query("grant execute on function pg_catalog.pg_log_standby_snapshot() to sync, certified");
   write(primary, "ca.crt", CA_CERTIFICATE);
   write(primary, "server.crt", SERVER_CERTIFICATE);
   write(primary, "server.key", SERVER_KEY);
