@@ -83,6 +83,8 @@ export interface PrimaryView {
   /** Temporary slots of sidecars that hold WAL and catalog rows there. */
   pins: readonly Pin[];
   /** The oldest transactions there; asked only while a guard may be waiting for them. `who` is the process or the prepared transaction. */
+  /** Of all its logical slots, read before them: a pulse with another one is news, whatever WAL says. */
+  slotsDigest?: string;
   openTransactions?: readonly { who: string; database: string; seconds: number }[];
 }
 

@@ -8,7 +8,7 @@ import { describeError } from "../pg/errors.ts";
 import type { RegistryState } from "../pg/registry-sql.ts";
 import { type SlotRow, toLogicalSlots } from "../pg/rows.ts";
 import type { PgSession } from "../pg/session.ts";
-import { PRIMARY_PULSE, pollPrimary } from "../pg/sql.ts";
+import { pollPrimary, primaryPulse } from "../pg/sql.ts";
 
 interface ServerRow {
   in_recovery: boolean;
@@ -31,7 +31,7 @@ interface ServerRow {
 const readers = new WeakSet<PgSession>();
 
 interface Poll {
-  feedback: { holds_rows: boolean };
+  feedback: { holds_rows: boolean; slots_digest: string };
   server: ServerRow;
   slots: SlotRow[];
   /** Null when the registry was left out. */
@@ -44,7 +44,13 @@ async function poll(session: PgSession, physicalSlot: string, withRegistry: bool
     {
       what: "polling the primary",
     },
-  )) as [{ holds_rows: boolean }[], ServerRow[], SlotRow[], object[]?, { name: unknown }[]?];
+  )) as [
+    { holds_rows: boolean; slots_digest: string }[],
+    ServerRow[],
+    SlotRow[],
+    object[]?,
+    { name: unknown }[]?,
+  ];
   if (!server || !feedback) throw new Error("the primary's answer is incomplete");
   return { feedback, server, slots, flags: flags ?? null };
 }
@@ -123,6 +129,7 @@ function viewOf(session: PgSession, physicalSlot: string, seen: Poll, failure: s
     prepared: parsePrepared(server.prepared),
     stalledStandbySlots: server.stalled_standby_slots?.split(",") ?? [],
     remembered: false,
+    slotsDigest: feedback.slots_digest,
     oldestXid: parseXid(server.oldest_xid ?? "0"),
     pins: all.flatMap(({ name, temporary, activePid }) =>
       temporary && name.startsWith(PIN_PREFIX) ? [{ name, pid: activePid }] : [],
@@ -136,10 +143,19 @@ function parsePrepared(text: string | null): PrimaryView["prepared"] {
   return Object.entries(databases).map(([xid, database]) => ({ database, xid: parseXid(xid) }));
 }
 
-/** The primary's WAL position, the short question asked during a nap; null when it is a primary no more. */
-export async function primaryWalPosition(session: PgSession): Promise<Lsn | null> {
-  const [[row] = []] = await session.script<{ wal_lsn: string | null }>(PRIMARY_PULSE, {
-    what: "asking the primary for its WAL position",
-  });
-  return row ? parseLsnOrNull(row.wal_lsn) : null;
+/** What tells whether the primary has done anything since. */
+export interface PrimaryPulse {
+  /** Null when it is a primary no more. */
+  walLsn: Lsn | null;
+  /** Of all its logical slots: what is done to them need not write WAL. */
+  slotsDigest: string;
+}
+
+/** The short question asked during a nap. Throws what the session throws. */
+export async function askPulse(session: PgSession): Promise<PrimaryPulse> {
+  const [[row] = []] = await session.script<{ wal_lsn: string | null; slots_digest: string }>(
+    primaryPulse(session.serverVersionNum),
+    { what: "asking the primary for its WAL position" },
+  );
+  return { walLsn: row ? parseLsnOrNull(row.wal_lsn) : null, slotsDigest: row?.slots_digest ?? "" };
 }

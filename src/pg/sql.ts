@@ -118,7 +118,8 @@ export function pollPrimary(
 ): string {
   return `
 SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name OPERATOR(pg_catalog.=) ${quoteLiteral(physicalSlot)}
-                  AND slot_type OPERATOR(pg_catalog.=) 'physical' AND catalog_xmin IS NOT NULL) AS holds_rows;
+                  AND slot_type OPERATOR(pg_catalog.=) 'physical' AND catalog_xmin IS NOT NULL) AS holds_rows,
+       ${slotsDigest(serverVersionNum)} AS slots_digest;
 SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        (SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()) AS system_identifier,
        pg_catalog.current_setting('wal_level') AS wal_level,
@@ -214,8 +215,23 @@ SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
        pg_catalog.pg_last_wal_receive_lsn()::pg_catalog.text AS receive_lsn,
        ${MESSAGE_AGE_MS} AS message_age_ms
   FROM (SELECT) AS look LEFT JOIN pg_catalog.pg_stat_wal_receiver AS receiver ON true`;
-export const PRIMARY_PULSE = `
-SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_lsn()::pg_catalog.text END AS wal_lsn`;
+export function primaryPulse(serverVersionNum: number): string {
+  return `
+SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_lsn()::pg_catalog.text END AS wal_lsn,
+       ${slotsDigest(serverVersionNum)} AS slots_digest`;
+}
+
+/** Changes with every logical slot that comes, goes, is flagged or set elsewhere: copies, drops and flags write no WAL. */
+function slotsDigest(serverVersionNum: number): string {
+  const columns = [
+    ...["slot_name", "plugin", "datoid", "restart_lsn", "confirmed_flush_lsn"],
+    ...(serverVersionNum >= 140_000 ? ["two_phase"] : []),
+    ...(serverVersionNum >= 170_000 ? ["failover"] : []),
+  ].map((column) => `d.${column}`);
+  return `(SELECT pg_catalog.md5(COALESCE(pg_catalog.string_agg(pg_catalog.concat_ws(' ', ${columns.join(", ")}), ',' ORDER BY d.slot_name), ''))
+          FROM pg_catalog.pg_replication_slots AS d
+         WHERE d.slot_type OPERATOR(pg_catalog.=) 'logical' AND NOT d.temporary)`;
+}
 
 /** What decides whether a host is the one that target_session_attrs asks for. */
 export const SESSION_STATE = `

@@ -41,6 +41,7 @@ export async function runCycle(
   const primary = { ...seenBoth.primary, openTransactions: sidecar.haste.openTransactions };
   sidecar.lastLook = look;
   sidecar.primaryWalLsn = primary.walLsn;
+  sidecar.primarySlots = primary.slotsDigest ?? "";
   sidecar.vouched = false;
   if (!look.view.inRecovery) return { kind: "promoted" };
   await sidecar.keepInUse(look.view);

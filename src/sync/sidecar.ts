@@ -92,6 +92,8 @@ export class Sidecar {
   journal: JournalState;
   /** The primary's WAL position when it was last asked for everything. */
   primaryWalLsn: Lsn | null = null;
+  /** What its logical slots came to then. */
+  primarySlots = "";
   /** Whether what it said then was recorded, and this standby had all the WAL it spoke of: only then does silence since vouch for it. */
   vouched = false;
   /** Until when it was seen to have written nothing since; ms. */

@@ -5,7 +5,7 @@
  */
 
 import { unseenUntil } from "../domain/vouch.ts";
-import { primaryWalPosition } from "../observe/primary.ts";
+import { askPulse } from "../observe/primary.ts";
 import { pulseOfStandby } from "../observe/standby.ts";
 import { sleep } from "../pg/sleep.ts";
 import type { Sidecar } from "./sidecar.ts";
@@ -119,9 +119,12 @@ class PrimaryPulse {
     if (this.#asking) return;
     this.#asking = true;
     const askedAt = this.#sidecar.now();
-    primaryWalPosition(session)
+    askPulse(session)
       .then(
-        (position) => position !== null && position === this.#sidecar.primaryWalLsn,
+        ({ walLsn, slotsDigest }) =>
+          walLsn !== null &&
+          walLsn === this.#sidecar.primaryWalLsn &&
+          slotsDigest === this.#sidecar.primarySlots,
         () => false,
       )
       .then((quiet) => {

@@ -5,7 +5,7 @@
 import { chooseSlots } from "../domain/choice.ts";
 import { noteAlive, notePrimaryAlone, notePrimaryLost } from "../domain/journal-update.ts";
 import type { PrimaryView } from "../domain/observation.ts";
-import { observePrimary, primaryWalPosition } from "../observe/primary.ts";
+import { askPulse, observePrimary } from "../observe/primary.ts";
 import { describeError, isRefusal } from "../pg/errors.ts";
 import { sleep } from "../pg/sleep.ts";
 import type { Sidecar } from "./sidecar.ts";
@@ -32,7 +32,9 @@ async function lookAlone(sidecar: Sidecar): Promise<void> {
   try {
     const { primaryConninfo, view } = sidecar.lastLook;
     const session = await sidecar.primary.session(primaryConninfo);
-    if ((await primaryWalPosition(session)) === journal.quietLsn && journal.alive === null) {
+    const { walLsn, slotsDigest } = await askPulse(session);
+    const still = walLsn === journal.quietLsn && slotsDigest === sidecar.primarySlots;
+    if (still && journal.alive === null) {
       if (sidecar.vouched) sidecar.quietUntil = askedAt;
       return;
     }
@@ -50,6 +52,7 @@ async function noteAlone(sidecar: Sidecar, primary: PrimaryView): Promise<void> 
   const quiet = { ...journal, quietUntil: Math.max(journal.quietUntil, sidecar.quietUntil) };
   await sidecar.record(notePrimaryAlone(quiet, primary, chosen, sidecar.now()));
   sidecar.alive = sidecar.journal.alive;
+  sidecar.primarySlots = primary.slotsDigest ?? "";
 }
 
 async function noteLost(sidecar: Sidecar, error: unknown, lostAt: number): Promise<void> {
