@@ -139,7 +139,12 @@ async function tellTheStory(stage: Stage): Promise<boolean> {
     watch = startWatch();
   }
   if (way !== "slots") {
-    await waitFor(() => watch.view?.guarding, { what: "the sidecar's guard slot", signal });
+    // it counts once it has come past two of the primary's own records, which come every 15 s
+    await waitFor(() => watch.view?.guarding, {
+      what: "the sidecar's guard slot to count",
+      signal,
+      timeoutMs: 90_000,
+    });
     if (restart)
       screen.step(
         `the guards are loaded, completed and proven: from now on they protect every slot that is made, without a restart`,
