@@ -35,6 +35,7 @@ import { observePromoted } from "../observe/standby.ts";
 import { describeError, isPgError, SQLSTATE } from "../pg/errors.ts";
 import { readTimelineHistory } from "../pg/server-history.ts";
 import type { PgSession } from "../pg/session.ts";
+import { LIST_DATABASES } from "../pg/sql.ts";
 import { flagFailover } from "./flag.ts";
 import { unstageAll } from "./unstage.ts";
 
@@ -64,6 +65,8 @@ export interface FinishContext {
 /** While a plan is carried out: the slots as they were when it was made. */
 interface Carrying extends FinishContext {
   planned: readonly StandbySlot[];
+  /** What the databases are called now, by oid: one may have been renamed since it was recorded. */
+  names: ReadonlyMap<number, string>;
   /** Where slots were left behind their position, for to advance them would have let go of rows (I4). */
   stopped: Map<FinishStep, Lsn>;
 }
@@ -176,10 +179,11 @@ async function runPlan(
   let steps = due;
   let planned = input.slots;
   const errors = new Map<FinishStep, unknown>();
+  const names = await databaseNames(context.control);
   for (let round = 1; ; round += 1) {
     journal = noteFinishIntents(journal, due);
     await context.record(journal);
-    for (const [step, error] of await runSteps(due, { ...context, planned, stopped }))
+    for (const [step, error] of await runSteps(due, { ...context, planned, stopped, names }))
       errors.set(step, error);
     const { slots } = await observePromoted(context.control);
     const lost = steps.filter((step) => stays(step, errors) && isGivenUp(step, slots));
@@ -196,6 +200,11 @@ async function runPlan(
     const anew = new Map(due.map((step) => [step.record.name, step]));
     steps = steps.map((step) => anew.get(step.record.name) ?? step);
   }
+}
+
+async function databaseNames(control: PgSession): Promise<Map<number, string>> {
+  const rows = await control.query<{ oid: string; name: string }>(LIST_DATABASES);
+  return new Map(rows.map(({ oid, name }) => [Number(oid), name]));
 }
 
 function stays(step: FinishStep, errors: ReadonlyMap<FinishStep, unknown>): boolean {
@@ -502,7 +511,7 @@ async function finishDatabase(
     Array.from({ length: workers }, async () => {
       const mine: Work[] = [];
       try {
-        const session = await context.open(steps[0]?.record.database ?? "");
+        const session = await context.open(context.names.get(oid) ?? steps[0]?.record.database ?? "");
         try {
           for (let next = queue.shift(); next; next = queue.shift()) {
             mine.push(...next.part);

@@ -14,6 +14,7 @@ import {
   copySlot,
   dropSeenSlot,
   dropSlot,
+  LIST_DATABASES,
   lookAtPromoted,
   MOVED,
   timelineHistory,
@@ -94,6 +95,7 @@ class Server {
       serverVersionNum: this.version,
       usable: true,
       query: async (sql: string, params: unknown[] = []) => {
+        if (sql === LIST_DATABASES) return [{ oid: "1", name: "db1" }];
         try {
           return [{ done: run(sql, params) }];
         } catch (error) {
