@@ -4,7 +4,6 @@
  */
 import type { Action } from "./action.ts";
 import { assertNever } from "./assert-never.ts";
-import { tellsRowsRemoved } from "./capability.ts";
 import { NOTHING_CHOSEN, nothingChosen, type Selection, undecided } from "./choice.ts";
 import type { JournalState, SlotRecord } from "./journal.ts";
 import { noteObservation } from "./journal-update.ts";
@@ -89,16 +88,18 @@ export function assessLive(input: AssessInput, primary: PrimaryView): Assessment
 }
 
 /**
- * I4, below 16: a promotion would bring the slot to the recorded position, and the rows for that are proven as of the look that recorded it.
- * The primary's slot has held them only as long as it stood there.
+ * I4: a promotion would bring the slot to the recorded position, and the rows for that are proven as of the look that recorded it.
+ * The primary's slot has held them only as long as it stood there. Nor does a server of 16 or later tell of all rows that are gone: a
+ * rewrite of a catalog (`VACUUM FULL`) removes them without a word.
  */
 function whyUnwatched(
   known: SlotRecord | undefined,
   { confirmedFlushLsn }: PrimarySlot,
-  { standby, sidecarRunning }: AssessInput,
+  { sidecarRunning }: AssessInput,
 ): string | null {
   const at = known?.primaryConfirmedFlushLsn ?? null;
-  if (sidecarRunning || tellsRowsRemoved(standby.serverVersionNum) || at === confirmedFlushLsn) return null;
+  // what the server syncs it moves itself, and gives up itself
+  if (sidecarRunning || known?.served || at === confirmedFlushLsn) return null;
   return `its subscriber has gone on from ${at === null ? "no position" : formatLsn(at)} since, and nobody has watched whether the catalog rows for that were kept on the primary`;
 }
 
