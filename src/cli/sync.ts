@@ -1,9 +1,11 @@
 /** `slotsync sync`: bring everything that can be brought, once, and exit. */
+
 import type { Command } from "commander";
 import type { Logger } from "pino";
 import type { Config } from "../config/load.ts";
 import { type Action, describeAction } from "../domain/action.ts";
 import { type Answer, answer, isCertain } from "../domain/assess.ts";
+import { createsOnStandby } from "../domain/capability.ts";
 import { formatLsn } from "../domain/lsn.ts";
 import type { Status } from "../domain/status.ts";
 import { LockedError } from "../journal/lock.ts";
@@ -11,6 +13,7 @@ import { createLogger } from "../log/logger.ts";
 import { describeError } from "../pg/errors.ts";
 import { sleep } from "../pg/sleep.ts";
 import { assess } from "../sync/assess.ts";
+import { hasNewGuard } from "../sync/births.ts";
 import { runCycle } from "../sync/cycle.ts";
 import { StandbyLockedError } from "../sync/links.ts";
 import type { Sidecar } from "../sync/sidecar.ts";
@@ -168,8 +171,12 @@ export async function settle(
   }
 }
 
-function isUnderWay({ applier }: Sidecar): boolean {
-  return applier.busyDatabases.size > 0 || applier.creatingGuards.size > 0 || applier.filesBusy;
+function isUnderWay(sidecar: Sidecar): boolean {
+  const { applier, lastLook } = sidecar;
+  const { view } = lastLook;
+  // where the primary can be asked for what a new guard needs, that is waited for: until then it protects nothing
+  const isNew = createsOnStandby(view.serverVersionNum) && hasNewGuard(sidecar, view);
+  return isNew || applier.busyDatabases.size > 0 || applier.creatingGuards.size > 0 || applier.filesBusy;
 }
 
 function notAStandby(): CommandError {

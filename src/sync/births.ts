@@ -57,7 +57,8 @@ export class Haste {
   }
 }
 
-function hasNewGuard({ journal }: Sidecar, standby: StandbyView): boolean {
+/** True while a guard is here that does not count yet. */
+export function hasNewGuard({ journal }: Pick<Sidecar, "journal">, standby: StandbyView): boolean {
   const guards = [...Object.values(journal.guards), ...Object.values(journal.lowGuards)];
   return guards.some((guard) => {
     const local = slotNamed(standby.slots, guard.name);

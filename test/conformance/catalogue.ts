@@ -108,6 +108,8 @@ const CATALOGUE = {
   switchover: {
     title:
       "after a clean switchover the slot goes on where its reader stopped, nothing left out and nothing repeated",
+    majors: [13, 14, 15, 16, 17, 18],
+    elsewhere: "advancing lets go of catalog rows too early, so a slot may be left short of its position",
   },
   cascade: {
     title: "a slot is brought to a standby of a standby, from the primary at the root",

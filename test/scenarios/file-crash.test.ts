@@ -213,5 +213,9 @@ async function expectKept(cluster: TestCluster, sidecar: TestSidecar, ...names: 
   const promised = await promisedStreams(cluster, ...names);
   const { finish } = await failOver(cluster, sidecar);
   expect(finish?.complete, JSON.stringify(finish)).toBe(true);
-  expect(await keptStreams(cluster.standby, names)).toEqual(promised);
+  const kept = await keptStreams(cluster.standby, names);
+  // 11 and 12 may leave a slot short of its position, and repeat what lies between (advance_runs_ahead)
+  const last = (name: string, changes: string[]) =>
+    cluster.major > 12 ? changes : changes.slice(changes.length - (promised.get(name)?.length ?? 0));
+  expect(new Map([...kept].map(([name, changes]) => [name, last(name, changes)]))).toEqual(promised);
 }
