@@ -16,7 +16,7 @@ import { asConfirmed } from "./plan-served.ts";
 import { againstReadiness, type Problem, standbyProblems, timelineProblem } from "./prerequisites.ts";
 import { isFailoverReady, type Verdict, waiting } from "./protection.ts";
 import type { PrimarySlot } from "./slot.ts";
-import { asPromoted, whyNotKept } from "./standing.ts";
+import { asPromoted, heldToRule, whyNotKept } from "./standing.ts";
 import { buildStatus, type Status, standsAgainst } from "./status.ts";
 import { latestAlive, type SignsOfLife, unseenUntil } from "./vouch.ts";
 import type { Xid } from "./xid.ts";
@@ -141,12 +141,10 @@ export function assessFromJournal(input: AssessInput, whyNot: string): Assessmen
   });
   const asRecorded = asPromoted(journal, standby);
   const slots = new Map(
-    [...journal.slots].map(([name, record]) => {
-      const last = withLastVerdict(record, verdicts.get(name));
-      if (record.obsolete || !isFailoverReady(last.protection)) return [name, last];
-      const why = whyNotKept(record, last.protection, null, asRecorded);
-      return [name, why === null ? last : { ...last, ...waiting("not_recorded", why) }];
-    }),
+    [...journal.slots].map(([name, record]) => [
+      name,
+      heldToRule(record, withLastVerdict(record, verdicts.get(name)), asRecorded),
+    ]),
   );
   const status = buildStatus({ ...journal, slots }, standby, problems, "journal");
   return { status, actions: [], certain: stale === null };

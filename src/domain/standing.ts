@@ -61,15 +61,18 @@ export function whyNotKept(
   return null;
 }
 
+/** `told` is how the record is to be shown: as not ready, where a promotion by the journal would not keep the slot as that says. */
+export function heldToRule(record: SlotRecord, told: SlotRecord, input: FinishInput): SlotRecord {
+  if (record.obsolete || !isFailoverReady(told.protection)) return told;
+  const why = whyNotKept(record, told.protection, null, input);
+  return why === null ? told : { ...told, ...waiting("not_recorded", why) };
+}
+
 /** The journal with no slot called ready that a promotion by this very journal would not keep. */
 export function withStanding(journal: JournalState, standby: StandbyView): JournalState {
   const input = asPromoted(journal, standby);
   const slots = new Map(
-    [...journal.slots].map(([name, record]) => {
-      if (record.obsolete || !isFailoverReady(record.protection)) return [name, record];
-      const why = whyNotKept(record, record.protection, null, input);
-      return [name, why === null ? record : { ...record, ...waiting("not_recorded", why) }];
-    }),
+    [...journal.slots].map(([name, record]) => [name, heldToRule(record, record, input)]),
   );
   return { ...journal, slots };
 }
